@@ -1,0 +1,1 @@
+"""Robot datasets, embodiments and alignment: which of my robot's controls do that?"""

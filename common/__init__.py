@@ -1,0 +1,1 @@
+"""What every stage stands on: config, training loop, checkpoints, video files, frame pairs, metrics."""

@@ -1,0 +1,1 @@
+"""From the aligned teacher to a causal few-step student."""

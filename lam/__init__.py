@@ -1,0 +1,1 @@
+"""Latent action model: what was done between these two frames?"""

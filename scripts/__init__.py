@@ -1,0 +1,1 @@
+"""The command line and everything a person runs. Imports anything; nothing imports it."""

@@ -1,0 +1,1 @@
+"""Action-conditioned video generator: what will be seen if this is done?"""
