@@ -18,7 +18,7 @@ class MissingDependency(UserError):
 
 
 class BadData(UserError):
-    """The data cannot be used: nothing readable, a label that does not fit its clip, a damaged checkpoint (exit code 4)."""
+    """The data cannot be used: nothing readable, labels that do not fit, a damaged checkpoint (exit code 4)."""
 
     exit_code = 4
 
