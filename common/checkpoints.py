@@ -57,13 +57,29 @@ def durable_folder(target: Path) -> Iterator[Path]:
         _fsync(target.parent)
 
 
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[Path]:
+    """A name to write to; at the end of the block it becomes `path`: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.rename(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text)
-    _fsync(temporary)
-    temporary.rename(path)
-    _fsync(path.parent)
+    with durable_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def weights_checksum(folder: Path) -> str:
+    """CRC-32 of a checkpoint's weights, to tell whether something was made with this checkpoint."""
+    return f"{_fingerprint(folder / 'model.safetensors')['crc32']:08x}"
 
 
 def verify(folder: Path) -> None:

@@ -51,8 +51,7 @@ class MetricsLog:
         self.bar = tqdm(total=config.steps, initial=start, desc=title, unit="step", disable=not sys.stderr.isatty())
         self.started, self.start = time.monotonic(), start
         if config.tracker != "none":
-            _require_tracker(config.tracker)
-            accelerator.init_trackers(title.replace(" ", "-"), init_kwargs={})
+            accelerator.init_trackers(title.replace(" ", "-"))
 
     def _forget_after(self, step: int) -> None:
         """Drop lines that a killed run wrote beyond its last checkpoint: they will be written again."""
@@ -91,6 +90,7 @@ def _step_of(line: str) -> float:
         return float("inf")  # a line cut short by a kill
 
 
-def _require_tracker(name: str) -> None:
-    if importlib.util.find_spec(name) is None:
+def require_tracker(name: str) -> None:
+    """Raise MissingDependency unless the tracker is "none" or installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
         raise MissingDependency(f"the tracker {name} is not installed", hint=f"pip install {name}")

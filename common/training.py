@@ -24,7 +24,7 @@ from typing_extensions import Self
 from common.checkpoints import durable_folder, newest_checkpoint, prune, require_space, write_model_files
 from common.config import TrainingConfig
 from common.errors import BadData, StoppedBySignal, UserError
-from common.run_folder import MetricsLog, open_run
+from common.run_folder import MetricsLog, open_run, require_tracker
 from common.training_state import (
     ExponentialMovingAverage,
     Progress,
@@ -108,6 +108,7 @@ def fit(stage: Stage, training: TrainingConfig, out: Path) -> Path:
     Raises StoppedBySignal once everything is saved, UserError for a config that does not fit the run or the machine,
     BadData when NON_FINITE_LIMIT steps in a row gave no finite loss and gradient.
     """
+    require_tracker(training.tracker)
     accelerator = Accelerator(
         mixed_precision="bf16" if training.precision == "bf16" else "no",
         log_with=None if training.tracker == "none" else training.tracker,
@@ -176,7 +177,6 @@ class _Fit:
     def _step(self, batches: Iterator[Any], signals: StopSignals) -> None:
         """One optimizer step; a non-finite loss or gradient leaves the weights as they are."""
         started = time.monotonic()
-        seed_step(self.training.seed, self.progress.step, self.accelerator.process_index)
         self.model.train()
         clips: list[str] = []
         sums: dict[str, Tensor] = {}
@@ -185,6 +185,8 @@ class _Fit:
             batch = next(batches).to(self.accelerator.device)
             self.clock.waited += time.monotonic() - waiting
             clips += batch.names
+            # Only now, because fetching data may draw random numbers of its own (a DataLoader does when it starts).
+            seed_step(self.training.seed, self.progress.step, micro, self.accelerator.process_index)
             last = micro == self.training.accumulation
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():

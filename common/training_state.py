@@ -154,9 +154,9 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
     return [group for group in groups if group["params"]]
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make every random number of this step a function of (seed, step, rank), whatever ran before."""
-    mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
+    """Make the random numbers of a forward pass a function of (seed, step, micro-batch, rank), whatever ran before."""
+    mixed = int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.manual_seed(mixed)

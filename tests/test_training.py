@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from torch.multiprocessing.spawn import spawn
 from common import checkpoints
 from common.checkpoints import newest_checkpoint, step_folders, verify
 from common.config import TrainingConfig
-from common.errors import BadData, UserError
+from common.errors import BadData, MissingDependency, UserError
 from common.training import NON_FINITE_LIMIT, Stage, fit
 from common.training_state import (
     ExponentialMovingAverage,
@@ -293,6 +294,19 @@ def test_full_disk_is_seen_before_it_happens(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="MB of free disk"):
         train(tmp_path / "run", short(steps=20))
     verify(tmp_path / "run" / "checkpoints" / "step-12")
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match="wandb is not installed"):
+        train(tmp_path / "run", short(tracker="wandb"))
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(tmp_path / "run", short(tracker="tensorboard"))
+    events = list((tmp_path / "run").rglob("events.out.tfevents*"))
+    assert any(b"gradient_norm" in path.read_bytes() for path in events)
 
 
 def test_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class ToyBatch:
 
 def batches(position: DataPosition, *, poison: tuple[int, ...] = (), delay: float = 0.0) -> Iterator[ToyBatch]:
     number = position.first_batch
+    torch.randn(3)  # as a DataLoader does when it starts; must not reach the training noise
     while True:
         generator = torch.Generator().manual_seed(number * position.world_size + position.rank)
         x = torch.randn(position.batch_size, 8, generator=generator)

@@ -1,0 +1,143 @@
+"""Train a latent action model from folders of video, or from shards made of them: build the stage, then `fit`."""
+
+import itertools
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from common.config import to_dict
+from common.errors import UserError
+from common.folders import BadFile, printable
+from common.pairs import PairBlock
+from common.training import DataPosition, Stage, fit
+from lam.augment import augment
+from lam.checkpoint import checkpoint_config, model_card
+from lam.data import PairSource, evaluation_batches, open_clips, pair_batch, pair_config, split_as_trained
+from lam.evaluate import evaluate_pairs, reconstruction_sheet
+from lam.loss import PairBatch, loss
+from lam.model import LatentActionModel
+from lam.presets import LamConfig
+
+
+def train(config: LamConfig, *, preset: str, data: Sequence[Path], out: Path, weights: Sequence[float] = ()) -> Path:
+    """Train until `config.training.steps` or go on there; returns the last checkpoint's folder.
+
+    data: folders of video, or shards written by `understudy data prepare`. weights: share of the training pairs that
+    each of them gives; by default in proportion to their frames.
+    """
+    if weights and len(weights) != len(data):
+        raise UserError(f"{len(data)} data folders need as many weights, not {len(weights)}")
+    torch.manual_seed(config.training.seed)
+    model = LatentActionModel(config.model)
+    if config.training.checkpoint_activations:
+        model.enable_gradient_checkpointing()
+    pairs = pair_config(config.data, config.model)
+    training_clips, validation_clips = split_as_trained(open_clips(data), config)
+    held_out = evaluation_batches(
+        validation_clips, pairs, pairs=config.data.validation_pairs, seed=config.training.seed
+    )
+
+    def evaluate(network: LatentActionModel, step: int) -> dict[str, float]:
+        device = next(network.parameters()).device
+        batches = [batch.to(device) for batch in held_out]
+        sheets = out / "samples"
+        sheets.mkdir(exist_ok=True)
+        reconstruction_sheet(network, batches[0], sheets / f"step-{step}.png")
+        return evaluate_pairs(network, batches).numbers()
+
+    def batches(position: DataPosition) -> Iterator[PairBatch]:
+        source = training_clips.pairs(
+            training_clips.folders,
+            config=pairs,
+            batch_size=position.batch_size,
+            seed=config.training.seed,
+            weights=weights or None,
+            rank=position.rank,
+            world_size=position.world_size,
+        )
+        return stream(source, position, workers=config.training.workers, log=out / "quarantine.jsonl")
+
+    folders = [str(path) for path in data]
+    described = {"preset": preset, "folders": folders, "weights": list(weights), **to_dict(config)}
+    stage = Stage(
+        name=f"train lam {preset}",
+        model=model,
+        loss=lambda network, batch: loss(network, augment(batch, config.augment), config.loss),
+        batches=batches,
+        evaluate=evaluate,  # type: ignore[arg-type]
+        config=described,
+        checkpoint_config=checkpoint_config(config, preset=preset),
+        card=lambda step, numbers: model_card(config, preset=preset, data=data, out=out, step=step, numbers=numbers),
+    )
+    return fit(stage, config.training, out)
+
+
+class Blocks(Dataset):
+    """Blocks of pairs by number, for worker processes: a map, so that their order does not depend on the workers."""
+
+    def __init__(self, source: PairSource) -> None:
+        self.source = source
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        try:
+            block: PairBlock = self.source.block(number)
+        except UserError as error:  # raised anew in the training process; torch would wrap it in a traceback
+            return {"error": error}
+        return {
+            "frames": torch.stack((torch.from_numpy(block.first), torch.from_numpy(block.second)), dim=1),
+            "names": tuple(block.clips[index] for index in block.clip),
+            "bad": block.bad,
+        }
+
+
+def stream(source: PairSource, position: DataPosition, *, workers: int, log: Path | None) -> Iterator[PairBatch]:
+    """Endless batches from `position` on, decoded ahead by `workers` processes (0: by this one)."""
+    first_block, skip = divmod(position.first_batch * position.batch_size, source.block_pairs)
+    loader = DataLoader(
+        Blocks(source),
+        batch_size=None,
+        sampler=_From(first_block),
+        num_workers=workers,
+        prefetch_factor=1 if workers else None,  # one block is some hundred pairs
+        worker_init_fn=_leave_signals_to_the_trainer,
+    )
+    seen: set[BadFile] = set()
+    for block in loader:
+        if "error" in block:
+            raise block["error"]
+        _report(set(block["bad"]) - seen, log)
+        seen.update(block["bad"])
+        for start in range(skip, source.block_pairs, position.batch_size):
+            part = slice(start, start + position.batch_size)
+            yield pair_batch(block["frames"][part], block["names"][part])
+        skip = 0
+
+
+class _From:
+    """first, first + 1, …: the order in which blocks are asked for."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    # Ctrl-C reaches the whole process group; workers must live until the trainer has saved.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _report(bad: set[BadFile], log: Path | None) -> None:
+    for file in sorted(bad, key=lambda file: file.name):
+        print(f"left out: {printable(file.name)}: {file.reason}", file=sys.stderr)
+        if log:
+            with log.open("a") as lines:
+                lines.write(json.dumps({"file": file.name, "reason": file.reason}) + "\n")
