@@ -1,0 +1,283 @@
+"""The verbs of `understudy`: their options (read by tyro from the signatures) and which module does the work.
+
+Modules that import torch, MuJoCo or PyAV are imported inside the verb, so that help texts stay quick.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+from common.config import nearest
+from common.errors import UserError
+from lam.presets import PRESETS, LamConfig
+
+Json = Annotated[Path | None, arg(name="json", help="Also write the numbers to this file.")]
+
+
+def _options(function: Callable[..., Any], words: list[str], program: str) -> Any:
+    return tyro.cli(function, args=words, prog=program)
+
+
+def quickstart(words: list[str], program: str) -> None:
+    """the whole pipeline on the demo world, then a report"""
+
+    def run(out: Path = Path("runs/quickstart"), steps: int = 900) -> None:
+        """Train a latent action model on the demo videos that come with the package, label them, measure it, and
+        write a report.
+
+        Args:
+            out: Folder for everything that is made.
+            steps: Training steps.
+        """
+        from scripts.quickstart import quickstart
+
+        quickstart(out, steps=steps)
+
+    _options(run, words, program)
+
+
+def doctor(words: list[str], program: str) -> None:
+    """versions, devices, codecs, disk; what is missing and how to get it"""
+
+    def run() -> None:
+        """Look at this machine: versions, devices, codecs, disk; what is missing and how to get it."""
+        from scripts.doctor import doctor
+
+        doctor()
+
+    _options(run, words, program)
+
+
+def data_scan(words: list[str], program: str) -> None:
+    """look at a folder of video: what is in it, what cannot be used and why"""
+
+    def run(folder: Positional[Path], /, json_file: Json = None, refresh: bool = False) -> None:
+        """Look at every video below a folder and print a table: size, frame rate, codec, cuts, motion, and a reason
+        for each file that cannot be used.
+
+        Args:
+            folder: Folder of video files.
+            refresh: Read every file anew instead of trusting the folder's index.
+        """
+        from scripts.scan import scan
+
+        scan(folder, json_path=json_file, refresh=refresh)
+
+    _options(run, words, program)
+
+
+def data_prepare(words: list[str], program: str) -> None:
+    """write training-size shards of a folder, for fast repeated training"""
+
+    def run(
+        folder: Positional[Path],
+        /,
+        out: Path,
+        size: tuple[int, int] = (240, 320),
+        quality: int = 90,
+        fps: float | None = None,
+        workers: int = 1,
+    ) -> None:
+        """Write every frame once as a JPEG of training size. Train on the result with `--data OUT`.
+
+        Args:
+            folder: Folder of video files.
+            out: Folder for the shards.
+            size: Height and width in pixels; must be those of the model.
+            quality: JPEG quality.
+            fps: Keep the frames nearest to this rate; by default all.
+            workers: Processes.
+        """
+        from common.folders import open_folder
+        from common.shards import write_shards
+
+        report = write_shards(open_folder(folder).clips, out, size=size, quality=quality, fps=fps, workers=workers)
+        _list_bad(report.bad)
+        print(f"{out}: {report.clips} clips, {report.frames} frames, {report.bytes / 1e6:.1f} MB")
+
+    _options(run, words, program)
+
+
+def data_demo(words: list[str], program: str) -> None:
+    """make the demo world: a human hand and a robot at the same table"""
+    from scripts.demo_data import DemoConfig
+
+    def run(out: Positional[Path], /, config: Annotated[DemoConfig, arg(name="")] = DemoConfig()) -> None:  # noqa: B008
+        """Render the demo world with MuJoCo: `human/` (plain videos), `robot/` (a LeRobot v3.0 dataset) and `factors/`
+        (what really happened, which training never reads).
+
+        Args:
+            out: Folder to write, new or empty.
+        """
+        from scripts.demo_data import make_demo
+
+        make_demo(out, config)
+
+    _options(run, words, program)
+
+
+def train_lam(words: list[str], program: str) -> None:
+    """train a latent action model on folders of video: PRESET is tiny, base or dreamdojo"""
+    # The preset decides the defaults that tyro shows and fills in, so it is read before the options.
+    given = bool(words) and not words[0].startswith("-")
+    if not given and not {"-h", "--help"} & set(words):
+        raise UserError(
+            "which preset?", hint=f"{program} PRESET --data FOLDER --out RUN; there are: {', '.join(PRESETS)}"
+        )
+    name = words[0] if given else "tiny"
+    if name not in PRESETS:
+        raise UserError(f"there is no preset '{name}'; {nearest(name, PRESETS)}")
+
+    def run(
+        preset: Positional[str],
+        /,
+        data: tuple[Path, ...],
+        out: Path,
+        weights: tuple[float, ...] = (),
+        config: Annotated[LamConfig, arg(name="")] = PRESETS[name](),  # noqa: B008 (a new function each call)
+    ) -> None:
+        """Train a latent action model. The same command again goes on where it stopped.
+
+        Args:
+            preset: tiny (2 CPU cores, minutes), base (one GPU) or dreamdojo (the published 700 M).
+            data: Folders of video files, or of shards.
+            out: Folder of the run: config, metrics, sample pictures, checkpoints.
+            weights: Share of the training pairs that each data folder gives; by default in proportion to its frames.
+        """
+        from lam.train import train
+
+        last = train(config, preset=preset, data=data, out=out, weights=weights)
+        print(f"{last}\nNext: understudy label {out} FOLDER --out LABELS")
+
+    _options(run, words, program)
+
+
+def label(words: list[str], program: str) -> None:
+    """latent actions of every clip of a folder"""
+
+    def run(
+        checkpoint: Positional[Path],
+        folder: Positional[Path],
+        /,
+        out: Path,
+        batch_size: int = 64,
+        fps: float | None = None,
+    ) -> None:
+        """Write the latent actions of every clip as safetensors. Running it again goes on with the clips that are
+        missing.
+
+        Args:
+            checkpoint: A checkpoint folder, or the folder of a run (its newest checkpoint).
+            folder: Folder of video files.
+            out: Folder for the labels.
+            batch_size: Frame pairs per forward pass.
+            fps: Take the frames nearest to this rate; by default all.
+        """
+        from lam.label import label
+
+        report = label(checkpoint, folder, out, batch_size=batch_size, fps=fps)
+        _list_bad(report.bad)
+        print(f"{out}: latent actions of {report.clips} clips, {report.frames} frames")
+
+    _options(run, words, program)
+
+
+def evaluate_lam(words: list[str], program: str) -> None:
+    """how good a latent action model is on a folder of video"""
+
+    def run(
+        checkpoint: Positional[Path],
+        folder: Positional[Path],
+        /,
+        pairs: int = 1024,
+        held_out: bool = False,
+        json_file: Json = None,
+        sheet: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Print how well the model predicts the next frame with its own latent action, with another clip's, with none,
+        and by copying; and what its latent actions are like.
+
+        Args:
+            checkpoint: A checkpoint folder, or the folder of a run (its newest checkpoint).
+            folder: Folder of video files, or of shards.
+            pairs: Frame pairs to look at.
+            held_out: Use only the clips that training on this very folder left out.
+            sheet: Write a picture of predictions (PNG) here.
+            seed: Which pairs.
+        """
+        from scripts.evaluate_lam import evaluate_lam
+
+        evaluate_lam(checkpoint, folder, pairs=pairs, held_out=held_out, json_path=json_file, sheet=sheet, seed=seed)
+
+    _options(run, words, program)
+
+
+def convert_dreamdojo_lam(words: list[str], program: str) -> None:
+    """DreamDojo's published latent action model as a checkpoint folder"""
+
+    def run(source: Positional[Path], target: Positional[Path], /) -> None:
+        """Convert DreamDojo's published Lightning checkpoint.
+
+        Args:
+            source: LAM_400k.ckpt.
+            target: Checkpoint folder to write.
+        """
+        from lam.convert import convert_dreamdojo_lam
+
+        config = convert_dreamdojo_lam(source, target)
+        print(f"{target}: {config.encoder_blocks}+{config.decoder_blocks} blocks, {config.channels} channels")
+
+    _options(run, words, program)
+
+
+def bench_decode(words: list[str], program: str) -> None:
+    """CPU milliseconds per training pair, beside seek-and-decode and OpenCV"""
+
+    def run(files: Positional[tuple[Path, ...]], /, json_file: Json = None, size: tuple[int, int] = (240, 320)) -> None:
+        """Measure CPU time per frame pair and peak memory, each way in a process of its own.
+
+        Args:
+            files: Video files.
+            size: Height and width of a training frame.
+        """
+        from scripts.bench_decode import bench_decode
+
+        bench_decode(files, size=size, json_path=json_file)
+
+    _options(run, words, program)
+
+
+def bench_lam(words: list[str], program: str) -> None:
+    """milliseconds per training step, and the share spent in attention"""
+
+    def run(json_file: Json = None) -> None:
+        """Time one training step of DreamDojo's architecture beside the published attention: at reduced size in fp32
+        on a CPU, at 700 M in bf16 on a CUDA device."""
+        from scripts.bench_lam import bench_lam
+
+        bench_lam(json_path=json_file)
+
+    _options(run, words, program)
+
+
+def _list_bad(bad: Any) -> None:
+    from common.folders import printable
+
+    for file in bad:
+        print(f"left out: {printable(file.name)}: {file.reason}")
+
+
+TREE: dict[str, Any] = {
+    "quickstart": quickstart,
+    "doctor": doctor,
+    "data": {"scan": data_scan, "prepare": data_prepare, "demo": data_demo},
+    "train": {"lam": train_lam},
+    "label": label,
+    "evaluate": {"lam": evaluate_lam},
+    "convert": {"dreamdojo-lam": convert_dreamdojo_lam},
+    "bench": {"decode": bench_decode, "lam": bench_lam},
+}

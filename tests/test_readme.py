@@ -1,0 +1,72 @@
+"""What the README and the usage page promise: every command parses, and the ones on the first screen run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts import cli, verbs
+from scripts.quickstart import quickstart
+from tests.moving_clips import write_moving_clips
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/usage.md"]
+OPTION = re.compile(r"--[a-z][\w.-]*")
+
+
+def commands(page: str) -> list[str]:
+    """Indented lines that call understudy, and calls in backticks."""
+    text = (REPOSITORY / page).read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    understudy ")]
+    return lines + [call for call in re.findall(r"`(understudy [^`]+)`", text) if "VERB" not in call]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [(page, command) for page in PAGES for command in commands(page)], ids=str
+)
+def test_each_command_exists_with_its_options(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in command.split()[1:] if word not in ("PRESET",)]
+    verb, rest, _ = cli.find_verb(words)
+    assert callable(verb)
+    if not rest and verb is not verbs.doctor:
+        return
+    place = words[: len(words) - len(rest)]
+    assert cli.main([*place, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in OPTION.findall(command)), f"{page}: {command}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_in_prose_exist(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (REPOSITORY / page).read_text()
+    for verb in ("train lam", "label", "evaluate lam", "data demo", "data scan", "data prepare"):
+        assert cli.main([*verb.split(), "--help"]) == 0
+    known = capsys.readouterr().out + "--cpu --debug --shm-size"
+    assert [option for option in OPTION.findall(text) if option not in known] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, "docs/architecture.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", (REPOSITORY / page).read_text()):
+            assert ((REPOSITORY / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_use_it_on_your_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three commands of the README, word for word, but for a short training."""
+    monkeypatch.chdir(tmp_path)
+    write_moving_clips(tmp_path / "VIDEOS", 4)
+    text = (REPOSITORY / "README.md").read_text().split("## Use it on your videos")[1].split("##")[0]
+    lines = [line.strip().split()[1:] for line in text.splitlines() if line.startswith("    understudy ")]
+    assert [line[0] for line in lines] == ["data", "train", "label"]
+    for words in lines:
+        short = ["--training.steps", "2", "--training.workers", "0"] if words[0] == "train" else []
+        assert cli.main([*words, *short]) == 0
+    assert len(list((tmp_path / "labels").glob("*.safetensors"))) == 4
+
+
+def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart(tmp_path / "out", steps=2)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/png;base64," in page and "PSNR, own action" in page and "20 test videos" in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
+    assert "report.html" in capsys.readouterr().out
