@@ -109,11 +109,7 @@ def fit(stage: Stage, training: TrainingConfig, out: Path) -> Path:
     BadData when NON_FINITE_LIMIT steps in a row gave no finite loss and gradient.
     """
     require_tracker(training.tracker)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if training.precision == "bf16" else "no",
-        log_with=None if training.tracker == "none" else training.tracker,
-        project_dir=out,
-    )
+    accelerator = Accelerator(log_with=None if training.tracker == "none" else training.tracker, project_dir=out)
     if accelerator.is_main_process:
         open_run(out, stage.config)
     accelerator.wait_for_everyone()
@@ -189,7 +185,9 @@ class _Fit:
             seed_step(self.training.seed, self.progress.step, micro, self.accelerator.process_index)
             last = micro == self.training.accumulation
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
+                # Not accelerate's mixed precision: that is one for the whole process, whatever is trained next in it.
+                bf16 = self.training.precision == "bf16"
+                with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=bf16):
                     loss, metrics = self.stage.loss(self.model, batch)
                 self.accelerator.backward(loss / self.training.accumulation)
             for name, value in {"loss": loss, **metrics}.items():

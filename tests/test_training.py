@@ -197,6 +197,26 @@ def test_learning_rate_schedule() -> None:
     assert learning_rate(dataclasses.replace(training, decay="constant"), 102) == 1.0
 
 
+def test_precision_is_of_the_run_not_of_the_process(tmp_path: Path) -> None:
+    """fp32, bf16 and fp32 again in one process: bf16 rounds the forward pass, the weights stay fp32."""
+    runs = [train(tmp_path / str(number), short(precision=p)) for number, p in enumerate(("fp32", "bf16", "fp32"))]
+    first, rounded, again = ({k: v.double() for k, v in checkpoints.load_model_folder(run)[1].items()} for run in runs)
+    assert all(tensor.dtype == torch.float32 for tensor in checkpoints.load_model_folder(runs[1])[1].values())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    worst = max((first[name] - rounded[name]).abs().max().item() for name in first)
+    assert 0 < worst < 0.05
+
+
+@pytest.mark.slow
+def test_compiled_network_trains_and_resumes(tmp_path: Path) -> None:
+    train(tmp_path / "run", short(compile=True))
+    last = train(tmp_path / "run", short(compile=True, steps=14))
+    assert set(checkpoints.load_model_folder(last)[1]) == {"0.weight", "0.bias", "3.weight", "3.bias"}, "no prefix"
+    train(tmp_path / "eager", short())
+    eager, compiled = (checkpoints.load_model_folder(tmp_path / run)[1]["0.weight"] for run in ("eager", "run"))
+    torch.testing.assert_close(eager, compiled, atol=1e-2, rtol=0)
+
+
 def test_average_without_decay_publishes_the_last_weights(tmp_path: Path) -> None:
     training = short(ema_decay=0.0)
     stage = toy_stage.stage(training)
