@@ -166,11 +166,12 @@ def step_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def prune(run: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints. Call only after the newest is on disk."""
+    """Remove all but the newest `keep` checkpoints, and what killed writers left. Call after the newest is on disk."""
     for _, folder in step_folders(run)[:-keep]:
         folder.rename(folder.with_name(f".pruned-{folder.name}"))  # a kill while deleting leaves no half a checkpoint
-    for pruned in (run / "checkpoints").glob(".pruned-*"):
-        shutil.rmtree(pruned)
+    for pattern in (".pruned-*", ".step-*.tmp-*"):
+        for left in (run / "checkpoints").glob(pattern):
+            shutil.rmtree(left)
 
 
 def require_space(path: Path, needed_bytes: int) -> None:
