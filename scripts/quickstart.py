@@ -60,8 +60,8 @@ meets test videos with tables, lights and objects that it never saw.</p>
 <h2>One frame, one action, the next frame</h2>
 <figure><img alt="rows of frames and predictions" src="data:image/png;base64,{picture}">
 <figcaption>Each column is a pair of frames from a test video. The latent action of the pair should turn the first frame
-into the next one (<i>own action</i>); another pair's or none should not. Look at the hands: after so short a training the
-model follows the camera better than the hand, which often fades where it moves.</figcaption></figure>
+into the next one (<i>own action</i>); another pair's or none should not. Look at the hands: after so short a training
+the model follows the camera better than the hand, which often fades where it moves.</figcaption></figure>
 <h2>In numbers</h2>
 <table>{rows}</table>
 <p>{card.pairs} pairs of test frames. The training run, in <code>{html.escape(str(run))}</code>:</p>
