@@ -22,7 +22,7 @@ def augment(batch: PairBatch, config: LamAugmentConfig) -> PairBatch:
     if config.brightness:
         offset = torch.empty(count, 1, 1, 1, 1, device=device).uniform_(-config.brightness, config.brightness)
         frames = (frames + 2 * offset).clamp(-1, 1)  # pixels in [0, 1] are half as far apart
-    return PairBatch(frames=frames, names=batch.names)
+    return PairBatch(frames, batch.names, batch.labels)
 
 
 def random_windows(count: int, *, zoom: float, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The two transformers of the latent action model, with the parameter names of the published DreamDojo checkpoint.
+"""Transformer blocks of the latent action models; the names are those of the published DreamDojo checkpoint.
 
 Axes: B pairs, 2 frames of a pair, N tokens of one frame, C channels, H heads, D channels of one head (C = H * D).
 """
@@ -121,6 +121,28 @@ class SpatialBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.spatial_attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
+
+
+class ConditionedBlock(nn.Module):
+    """A `SpatialBlock` whose norms and branches a condition scales and shifts (adaptive norm, arXiv 2212.09748).
+
+    x (B, N, C), condition (B, C). It starts as a plain block: the condition's layer is zero.
+    """
+
+    def __init__(self, channels: int, *, heads: int) -> None:
+        super().__init__()
+        self.spatial_attn = SelfAttention(channels, heads=heads)
+        self.ffn = feed_forward(channels)
+        self.norm1 = nn.LayerNorm(channels, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(channels, elementwise_affine=False)
+        self.modulation = nn.Linear(channels, 6 * channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        x = x + (1 + gate_1) * self.spatial_attn(self.norm1(x) * (1 + scale_1) + shift_1)
+        return x + (1 + gate_2) * self.ffn(self.norm2(x) * (1 + scale_2) + shift_2)
 
 
 class SpatioTemporalBlock(nn.Module):

@@ -8,13 +8,21 @@ from typing import Any
 from common.checkpoints import load_model_folder
 from common.config import from_dict, to_dict
 from common.errors import BadData
+from lam.dreamdojo import DreamDojoLam
 from lam.model import LatentActionModel
-from lam.presets import LamConfig
+from lam.presets import LamConfig, LamModelConfig
+
+Lam = LatentActionModel | DreamDojoLam
+
+
+def build(config: LamModelConfig) -> Lam:
+    """A new network of the config's design, with random weights."""
+    return LatentActionModel(config) if config.design == "default" else DreamDojoLam(config)
 
 
 @dataclass(frozen=True)
 class LoadedLam:
-    model: LatentActionModel
+    model: Lam
     """In evaluation mode, on the CPU."""
     config: LamConfig
     preset: str
@@ -32,7 +40,7 @@ def load_lam(path: Path) -> LoadedLam:
         raise BadData(f"{path} holds a '{data.get('stage')}' checkpoint, not a latent action model")
     fields = {key: value for key, value in data.items() if key not in ("stage", "preset")}
     config = from_dict(LamConfig, fields, where=f"{path}/config.json")
-    model = LatentActionModel(config.model)
+    model = build(config.model)
     expected = model.state_dict()
     wrong = sorted(set(expected) ^ set(tensors)) or [n for n, t in expected.items() if t.shape != tensors[n].shape]
     if wrong:
@@ -47,12 +55,13 @@ def model_card(
     """Text of the checkpoint's README.md: what it is, how it was made, what it measures."""
     folders = " ".join(str(path) for path in data)
     low, high = config.data.gap_seconds
+    camera = f" and {config.model.camera_dim} of the camera's motion" if config.model.camera_dim else ""
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
     table = f"| on held-out clips | |\n|---|---|\n{measured}" if numbers else "Not validated yet."
     return f"""# Latent action model `{preset}`, step {step}
 
 Maps two frames of {config.model.height} x {config.model.width} pixels, {low:.3g} to {high:.3g} seconds apart, to a
-latent action of {config.model.latent_dim} values. Trained by
+latent action of {config.model.latent_dim} values{camera}. Trained by
 
     understudy train lam {preset} --data {folders} --out {out}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from common.checkpoints import save_model
 from common.errors import BadData, UserError
 from lam.checkpoint import checkpoint_config
-from lam.model import LatentActionModel
+from lam.dreamdojo import DreamDojoLam
 from lam.presets import LamModelConfig, dreamdojo
 
 _PREFIX = "lam."
@@ -28,7 +28,7 @@ def convert_dreamdojo_lam(source: Path, target: Path) -> LamModelConfig:
     tensors = _read(source)
     config = model_config(tensors)
     with torch.device("meta"):
-        expected = LatentActionModel(config).state_dict()
+        expected = DreamDojoLam(config).state_dict()
     _compare(tensors, expected, source)
     described = checkpoint_config(replace(dreamdojo(), model=config), preset="dreamdojo")
     save_model(target, tensors=tensors, config=described, card=_card(source, tensors, config))
@@ -82,7 +82,7 @@ def model_config(tensors: Mapping[str, Tensor]) -> LamModelConfig:
         encoder_blocks=blocks("encoder"),
         decoder_blocks=blocks("decoder"),
         latent_dim=latent_dim,
-        predicts="frame",
+        design="dreamdojo",
     )
 
 

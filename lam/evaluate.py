@@ -1,4 +1,4 @@
-"""What a latent action model has learned, as a card of numbers with their controls, and as pictures.
+"""The few numbers that training follows on held-out pairs, and a sheet of predictions. The whole card: `lam.card`.
 
 PSNR alone says little: copying the first frame scores well on slow video. So the same decoder is also run with another
 clip's latent action and with none, and the latent action itself is measured.
@@ -9,25 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common.metrics import effective_rank, psnr
+from lam.interface import PairModel
 from lam.loss import PairBatch, kl_nats
-from lam.model import Posterior
-
-
-class PairModel(Protocol):
-    """What is measured: `LatentActionModel`, or a control with a known answer."""
-
-    training: bool
-
-    def encode(self, frames: Tensor, /) -> Posterior: ...
-    def decode(self, first_frame: Tensor, latent_action: Tensor, /) -> Tensor: ...
-    def train(self, mode: bool = True) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +24,7 @@ class PairPsnr:
     """Mean over pairs of the PSNR in dB between the second frame and a guess at it (pixels in [0, 1])."""
 
     own: float
-    """Decoded with the pair's own latent action (the posterior mean)."""
+    """Decoded with the pair's own code (the posterior mean, and the camera)."""
     shuffled: float
     """Decoded with the latent action of another pair, from another clip where possible."""
     zero: float
@@ -45,7 +34,7 @@ class PairPsnr:
 
 
 @dataclass(frozen=True)
-class LamCard:
+class Validation:
     """The measured quality of a latent action model on one set of pairs."""
 
     pairs: int
@@ -55,7 +44,7 @@ class LamCard:
     zero_response: float
     """Median |mu(o, o)| over root mean square |mu(o, o')|: 0 when nothing happening reads as nothing; 1 is bad."""
     effective_rank: float
-    """Directions that the means use, of `latent_dim`."""
+    """Directions that the mean latent actions use, of `latent_dim`."""
     latent_dim: int
     nats: float
     """Mean KL from the standard normal per pair: an upper bound on what a latent action tells."""
@@ -71,7 +60,7 @@ class LamCard:
 
 
 @torch.no_grad()
-def evaluate_pairs(model: PairModel, batches: Iterable[PairBatch]) -> LamCard:
+def evaluate_pairs(model: PairModel, batches: Iterable[PairBatch]) -> Validation:
     """Measure the model, in evaluation mode, on pairs that were not trained on.
 
     `batches` is gone through twice, in the same order (latent actions first, then exchanged ones), and must be on the
@@ -81,30 +70,31 @@ def evaluate_pairs(model: PairModel, batches: Iterable[PairBatch]) -> LamCard:
         raise ValueError("batches is gone through twice: give a list, or an object whose __iter__ starts anew")
     was_training = model.training
     model.train(False)
-    means, still_norms, nats, names = [], [], [], []
+    means, codes, still_norms, nats, names = [], [], [], [], []
     own, zero, copy = [], [], []
     for batch in batches:
         first, second = batch.frames.unbind(1)
         posterior = model.encode(batch.frames)
         still = model.encode(torch.stack((first, first), dim=1))
         means.append(posterior.mean)
+        codes.append(posterior.code)
         still_norms.append(still.mean.norm(dim=-1))
         nats.append(kl_nats(posterior))
         names.extend(batch.names)
-        own.append(frame_psnr(model.decode(first, posterior.mean), second))
-        zero.append(frame_psnr(model.decode(first, torch.zeros_like(posterior.mean)), second))
+        own.append(frame_psnr(model.decode(first, posterior.code), second))
+        zero.append(frame_psnr(model.decode(first, torch.zeros_like(posterior.code)), second))
         copy.append(frame_psnr(first, second))
     if len(names) < 2:
         raise ValueError(f"exchanging latent actions takes at least 2 pairs, not {len(names)}")
 
-    mean = torch.cat(means)  # (pairs, D)
+    mean, code = torch.cat(means), torch.cat(codes)  # (pairs, D), (pairs, D + K)
     donors = exchange(names)
     shuffled = []
     for batch, donor in zip(batches, donors.split([len(m) for m in means]), strict=True):
         first, second = batch.frames.unbind(1)
-        shuffled.append(frame_psnr(model.decode(first, mean[donor.to(mean.device)]), second))
+        shuffled.append(frame_psnr(model.decode(first, code[donor.to(code.device)]), second))
     model.train(was_training)
-    return LamCard(
+    return Validation(
         pairs=len(names),
         psnr=PairPsnr(own=_mean(own), shuffled=_mean(shuffled), zero=_mean(zero), copy=_mean(copy)),
         shuffled_across_clips=sum(names[i] != names[j] for i, j in enumerate(donors.tolist())) / len(names),
@@ -151,12 +141,12 @@ def reconstruction_sheet(model: PairModel, batch: PairBatch, path: Path, *, colu
     first, second = frames.unbind(1)
     if len(first) < 2:
         raise ValueError(f"exchanging latent actions takes at least 2 pairs, not {len(first)}")
-    mean = model.encode(frames).mean
-    own = model.decode(first, mean)
+    code = model.encode(frames).code
+    own = model.decode(first, code)
     guesses = {
         "own action": own,
-        "other's action": model.decode(first, mean[exchange(batch.names[:columns]).to(mean.device)]),
-        "zero action": model.decode(first, torch.zeros_like(mean)),
+        "other's action": model.decode(first, code[exchange(batch.names[:columns]).to(code.device)]),
+        "zero action": model.decode(first, torch.zeros_like(code)),
     }
     model.train(was_training)
     rows = {f"first frame\n{frame_psnr(first, second).mean():.1f} dB": first, "next frame": second}

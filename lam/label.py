@@ -25,9 +25,8 @@ from common.folders import BadFile, Clip, VideoFolder, open_folder, printable
 from common.frame_rate import FrameRate
 from common.motion import CutDetector
 from common.video import UnreadableVideo
-from lam.checkpoint import load_lam
+from lam.checkpoint import Lam, load_lam
 from lam.data import pair_batch
-from lam.model import LatentActionModel
 
 INDEX_NAME = "index.json"
 _PAD = 16  # pairs per forward pass are a multiple of this: odd sizes take other kernels, with other rounding
@@ -46,7 +45,7 @@ class LabelReport:
 class Labeller:
     """One rank's part of `label`."""
 
-    model: LatentActionModel
+    model: Lam
     out: Path
     identity: dict[str, Any]
     """What the labels depend on besides the clip; stored in each file and compared when going on."""
@@ -104,10 +103,11 @@ class Labeller:
 def label(checkpoint: Path, folder: Path, out: Path, *, batch_size: int = 64, fps: float | None = None) -> LabelReport:
     """Write OUT/NAME.safetensors for every clip NAME of the folder, and OUT/index.json.
 
-    Each file holds `latent_actions` float32 (T-1, D), `timestamps` float64 (T,) in seconds, `pair_gap_seconds` float64
-    (T-1,) and `scenes` int32 (T,), which counts up at each hard cut: where it differs between t and t+1, row t
-    describes no action. fps: take the frames nearest to this rate (None: every frame). Running it again goes on with
-    the clips that are missing. Several ranks (`accelerate launch`) share the clips.
+    Each file holds `latent_actions` float32 (T-1, latent_dim + camera_dim), which is [z_act | z_cam], `timestamps`
+    float64 (T,) in seconds, `pair_gap_seconds` float64 (T-1,) and `scenes` int32 (T,), which counts up at each hard
+    cut: where it differs between t and t+1, row t describes no action. fps: take the frames nearest to this rate
+    (None: every frame). Running it again goes on with the clips that are missing. Several ranks (`accelerate launch`)
+    share the clips.
     UserError if OUT holds labels made otherwise; BadData if no clip can be labelled.
     """
     if batch_size < 1:
@@ -127,6 +127,7 @@ def label(checkpoint: Path, folder: Path, out: Path, *, batch_size: int = 64, fp
         index = {
             **identity,
             "latent_dim": loaded.config.model.latent_dim,
+            "camera_dim": loaded.config.model.camera_dim,
             "clips": done,
             "bad": [{"clip": file.name, "reason": file.reason} for file in bad],
         }
@@ -178,11 +179,11 @@ def _overlapping(frames: Iterable[np.ndarray], pairs: int) -> Iterator[np.ndarra
 
 
 @torch.inference_mode()
-def encode_frames(model: LatentActionModel, frames: np.ndarray) -> np.ndarray:
-    """Mean latent action of each step: frames uint8 (T, H, W, 3) -> float32 (T-1, D), row t from frame t to t+1."""
+def encode_frames(model: Lam, frames: np.ndarray) -> np.ndarray:
+    """Code [z_act | z_cam] of each step: frames uint8 (T, H, W, 3) -> float32 (T-1, D), row t from frame t to t+1."""
     pairs = torch.from_numpy(np.stack((frames[:-1], frames[1:]), axis=1))  # (T-1, 2, H, W, 3)
     count = len(pairs)
     padded = torch.cat((pairs, pairs[-1:].expand(-count % _PAD, *pairs.shape[1:])))
     device = next(model.parameters()).device
     batch = pair_batch(padded, [""] * len(padded)).to(device)
-    return model.encode(batch.frames).mean[:count].float().cpu().numpy()
+    return model.encode(batch.frames).code[:count].float().cpu().numpy()

@@ -1,12 +1,18 @@
-"""The training loss of the latent action model: reconstruct the second frame, pay for what the latent action tells."""
+"""The training loss of a latent action model: predict the second frame, pay for what the latent action tells."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lam.model import Posterior
+from lam.interface import LamOutput, Posterior
+from lam.model import MotionOutput
 from lam.presets import LamLossConfig
+from lam.texture import box_mean
+
+FeatureTarget = Callable[[Tensor, Tensor], Tensor]
+"""(stabilised first frame, second frame), both (B, 3, H, W) -> how the backbone's features change, (B, N, channels)."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +23,12 @@ class PairBatch:
     """(B, 2, 3, H, W), float in [-1, 1], earlier frame first."""
     names: tuple[str, ...]
     """The clip that each of the B pairs comes from."""
+    labels: Tensor | None = None
+    """(B, label_dim), in standard deviations; NaN in the rows of pairs without labels."""
 
     def to(self, device: torch.device | str) -> "PairBatch":
-        return PairBatch(frames=self.frames.to(device, non_blocking=True), names=self.names)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return PairBatch(self.frames.to(device, non_blocking=True), self.names, labels)
 
 
 def kl_nats(posterior: Posterior) -> Tensor:
@@ -28,16 +37,62 @@ def kl_nats(posterior: Posterior) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
 
-def loss(model: nn.Module, batch: PairBatch, config: LamLossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error of pixels in [0, 1], plus `kl_weight` times the mean KL of a pair in nats.
+def loss(
+    model: nn.Module, batch: PairBatch, config: LamLossConfig, *, features: FeatureTarget | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared error of the prediction, plus `kl_weight` times the mean KL of a pair in nats.
 
+    DreamDojo's design predicts pixels in [0, 1]. Ours adds the error of the predicted motion, looks only at places that
+    the first frame showed, and leaves out of the pixels' error what changes slowly over the picture, which is light.
     Samples the latent action in training mode, uses its mean in evaluation mode. The metrics (detached scalars) hold
-    the error of copying the first frame beside the model's own: a model above it has learned nothing yet.
+    the error of predicting "nothing moves" beside the model's own: a model above it has learned nothing yet.
     """
-    first, second = batch.frames.unbind(1)
     output = model(batch.frames, sample=model.training)
-    error = ((output.prediction - second) / 2).square().mean()
     nats = kl_nats(output.posterior).mean()
-    copy_error = ((first - second) / 2).square().mean()
-    metrics = {"mse": error.detach(), "copy_mse": copy_error, "nats": nats.detach()}
-    return error + config.kl_weight * nats, metrics
+    if isinstance(output, MotionOutput):
+        error, metrics = motion_error(output, batch, config, features)
+    else:
+        error, metrics = _painting_error(output, batch.frames)
+    return error + config.kl_weight * nats, {**metrics, "nats": nats.detach()}
+
+
+def _painting_error(output: LamOutput, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    first, second = frames.unbind(1)
+    error = ((output.prediction - second) / 2).square().mean()
+    return error, {"mse": error.detach(), "copy_mse": ((first - second) / 2).square().mean()}
+
+
+def motion_error(
+    output: MotionOutput, batch: PairBatch, config: LamLossConfig, features: FeatureTarget | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    pair, second = output.stabilised, batch.frames[:, 1]
+    seen = nn.functional.interpolate(pair.seen, size=pair.flow.shape[-2:])
+    flow_error = ((output.flow - pair.flow) * seen).square().mean()
+    metrics = {"flow_mse": flow_error.detach(), "still_flow_mse": pair.flow.square().mean()}
+    error = config.flow_weight * flow_error
+    if features is None:
+        pixel_error = _without_light(output.prediction - second, pair.seen).square().mean()
+        copy_error = _without_light(pair.first - second, pair.seen).square().mean()
+        error = error + pixel_error
+        metrics |= {"mse": pixel_error.detach(), "copy_mse": copy_error}
+    else:
+        target = features(pair.first, second)
+        assert output.feature_change is not None
+        feature_error = (output.feature_change - target).square().mean()
+        error = error + config.feature_weight * feature_error
+        metrics |= {"mse": feature_error.detach(), "copy_mse": target.square().mean()}
+    if batch.labels is not None:
+        assert output.labels is not None
+        known = batch.labels.isfinite().all(-1)
+        wrong = (output.labels - batch.labels.nan_to_num()).square().mean(-1) * known
+        label_error = wrong.sum() / known.sum().clamp(min=1)
+        error = error + config.label_weight * label_error
+        metrics |= {"label_mse": label_error.detach(), "label_share": known.float().mean()}
+    return error, metrics
+
+
+def _without_light(difference: Tensor, seen: Tensor) -> Tensor:
+    """A difference of frames (B, 3, H, W), in units of [0, 1], minus its mean over a quarter of the height."""
+    window = difference.shape[-2] // 4 | 1
+    light = box_mean(difference * seen, window) / box_mean(seen, window).clamp(min=1e-3)
+    return (difference - light) * seen / 2

@@ -1,79 +1,72 @@
-"""The latent action VAE of DreamDojo (arXiv 2602.06949): what was done between two frames, and the frame it leads to.
+"""Our latent action VAE: the code of a frame pair is [z_act | z_cam], what was done and how the camera moved.
 
-Axes: B pairs, 2 frames of a pair, N patches of one frame, V values of one patch, C channels, D latent dimensions.
+The camera's motion is computed (`lam.camera`) and taken out; what moves by itself is computed too (`lam.flow`). A
+network turns that into the latent action, and another one turns it and the first frame into motion and change.
+Light is not seen by the encoder (`lam.texture`), so the latent action cannot hold it.
+
+Axes: B pairs, N tokens, C channels, D latent dimensions, K camera parameters.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from lam.blocks import SpatialBlock, SpatioTemporalBlock, TokenTransformer, patchify, unpatchify
-from lam.presets import LamModelConfig
+from lam.blocks import ConditionedBlock, SpatialBlock, patchify, unpatchify
+from lam.camera import estimate, move
+from lam.flow import local_flow, warp
+from lam.interface import LamOutput, Posterior, check_shape
+from lam.presets import FLOW_CELLS, LamModelConfig
+from lam.texture import grey, texture
 
-
-@dataclass
-class Posterior:
-    """Diagonal Gaussian over the latent action of each pair; both (B, D), float32."""
-
-    mean: Tensor
-    log_variance: Tensor
-
-    def sample(self) -> Tensor:
-        return self.mean + torch.randn_like(self.mean) * (0.5 * self.log_variance).exp()
+_POOL = 8
+"""The latent action is linear in the mean motion of 8 x 8 parts of the picture, plus what the network adds."""
 
 
 @dataclass
-class LamOutput:
-    posterior: Posterior
-    latent_action: Tensor
-    """(B, D): what the decoder was given, a sample or the mean."""
-    prediction: Tensor
-    """(B, 3, H, W): the second frame."""
+class Stabilised:
+    """A pair with the camera's motion taken out, and nothing learned yet."""
+
+    camera: Tensor
+    """(B, K)."""
+    first: Tensor
+    """(B, 3, H, W): the first frame as the camera of the second would have shown it."""
+    seen: Tensor
+    """(B, 1, H, W), 1 where the first frame showed that place, else 0."""
+    flow: Tensor
+    """(B, 2, rows, columns): from there to the second frame, see `lam.flow.local_flow`; 0 where not seen."""
+
+
+@dataclass
+class MotionOutput(LamOutput):
+    """What the loss compares, beside the prediction."""
+
+    stabilised: Stabilised
+    flow: Tensor
+    """(B, 2, rows, columns): the motion that the decoder predicts, to compare with `stabilised.flow`."""
+    feature_change: Tensor | None
+    """(B, N, channels of the backbone), only with `feature_channels`."""
+    labels: Tensor | None
+    """(B, label_dim): what the linear action head reads from the mean, only with `label_dim`."""
 
 
 class LatentActionModel(nn.Module):
-    """Encoder (pair -> posterior) and decoder (first frame, latent action -> second frame).
+    """Encoder (pair -> posterior) and decoder (first frame, code -> second frame); frames are float in [-1, 1].
 
-    Frames are float in [-1, 1]. Inside, pixels are in [0, 1] as in the published weights, whose parameter names
-    these are (without the leading "lam."). Under autocast the posterior and the prediction stay float32.
+    By construction: equal frames give a code of zeros, a code of zeros gives an unchanged frame before training, and
+    exchanging what the encoder sees of the two frames changes the sign of the latent action.
     """
 
     def __init__(self, config: LamModelConfig) -> None:
         super().__init__()
         self.config = config
-        channels, values = config.channels, config.patch_values
-        self.action_prompt = nn.Parameter(torch.empty(1, 1, 1, values))
-        self.encoder = TokenTransformer(
-            inputs=values,
-            channels=channels,
-            outputs=channels,
-            tokens=config.tokens + 1,
-            blocks=[SpatioTemporalBlock(channels, heads=config.heads) for _ in range(config.encoder_blocks)],
-        )
-        self.fc = nn.Linear(channels, 2 * config.latent_dim)
-        self.patch_up = nn.Linear(values, channels)
-        self.action_up = nn.Linear(config.latent_dim, channels)
-        self.decoder = TokenTransformer(
-            inputs=channels,
-            channels=channels,
-            outputs=values if config.predicts == "frame" else values // 3 * 5,  # three colours, two of motion
-            tokens=config.tokens,
-            blocks=[SpatialBlock(channels, heads=config.heads) for _ in range(config.decoder_blocks)],
-        )
-        self.initialise()
-
-    def initialise(self) -> None:
-        """PyTorch's own initialisation of linear and norm layers, as published, but for two tensors.
-
-        The action prompt is uniform in [-1, 1]. Where motion is predicted, the decoder's last layer is zero, so that
-        training starts from "the next frame equals the first".
-        """
-        nn.init.uniform_(self.action_prompt, -1.0, 1.0)
-        if self.config.predicts == "motion":
-            nn.init.zeros_(self.decoder.out.weight)
-            nn.init.zeros_(self.decoder.out.bias)
+        self.encoder = _Encoder(config)
+        self.linear = nn.Linear(2 * _POOL**2, config.latent_dim, bias=False)
+        self.decoder = _Decoder(config)
+        self.label_head = nn.Linear(config.latent_dim, config.label_dim) if config.label_dim else None
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block in the backward pass: less memory, about a third more time."""
@@ -82,48 +75,118 @@ class LatentActionModel(nn.Module):
 
     def encode(self, frames: Tensor) -> Posterior:
         """frames (B, 2, 3, H, W) in [-1, 1], earlier frame first. ValueError if they are not of the config's size."""
-        self._check_shape(frames, (2, 3, self.config.height, self.config.width))
-        patches = patchify((frames + 1) / 2, self.config.patch)  # (B, 2, N, V)
-        prompt = self.action_prompt.expand(frames.shape[0], 2, 1, -1).to(patches.dtype)
-        tokens = self.encoder(torch.cat((prompt, patches), dim=2))  # (B, 2, 1 + N, C)
-        mean, log_variance = self.fc(tokens[:, 1, 0]).float().chunk(2, dim=-1)  # the second frame's prompt token
-        return Posterior(mean=mean, log_variance=log_variance)
+        return self._posterior(self.stabilise(frames), frames[:, 1])
 
-    def decode(self, first_frame: Tensor, latent_action: Tensor) -> Tensor:
-        """first_frame (B, 3, H, W) in [-1, 1], latent_action (B, D) -> second frame (B, 3, H, W).
+    def decode(self, first_frame: Tensor, code: Tensor) -> Tensor:
+        """first_frame (B, 3, H, W) in [-1, 1], code (B, D + K) -> second frame (B, 3, H, W).
 
-        The result lies in [-1, 1] when the model paints the frame; what it adds to a moved frame can leave that range
-        a little, and is not clamped here because a clamp has no gradient.
+        What the model adds to a moved frame can leave [-1, 1] a little; it is not clamped, as a clamp has no gradient.
         """
-        config = self.config
-        self._check_shape(first_frame, (3, config.height, config.width))
-        patches = patchify((first_frame[:, None] + 1) / 2, config.patch)[:, 0]  # (B, N, V)
-        tokens = self.patch_up(patches) + self.action_up(latent_action)[:, None]  # (B, N, C)
-        painted = unpatchify(self.decoder(tokens).float(), patch=config.patch, height=config.height, width=config.width)
-        if config.predicts == "motion":
-            change, flow = painted.split((3, 2), dim=1)
-            return warp(first_frame, flow) + 2 * change
-        return 2 * torch.sigmoid(painted) - 1
+        check_shape(first_frame, (3, self.config.height, self.config.width))
+        action, camera = code.split((self.config.latent_dim, self.config.camera_dim), dim=-1)
+        moved, _ = move(first_frame, camera)
+        return self.decoder(moved, action)[0]
 
-    def forward(self, frames: Tensor, *, sample: bool) -> LamOutput:
+    def forward(self, frames: Tensor, *, sample: bool) -> MotionOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""
-        posterior = self.encode(frames)
-        latent_action = posterior.sample() if sample else posterior.mean
-        prediction = self.decode(frames[:, 0], latent_action)
-        return LamOutput(posterior=posterior, latent_action=latent_action, prediction=prediction)
+        stabilised = self.stabilise(frames)
+        posterior = self._posterior(stabilised, frames[:, 1])
+        code = posterior.sample() if sample else posterior.code
+        prediction, flow, feature_change = self.decoder(stabilised.first, code[:, : self.config.latent_dim])
+        return MotionOutput(
+            posterior=posterior,
+            code=code,
+            prediction=prediction,
+            stabilised=stabilised,
+            flow=flow,
+            feature_change=feature_change,
+            labels=self.label_head(posterior.mean) if self.label_head else None,
+        )
 
-    def _check_shape(self, frames: Tensor, expected: tuple[int, ...]) -> None:
-        if tuple(frames.shape[1:]) != expected:
-            raise ValueError(
-                f"expected frames of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
-            )
+    def stabilise(self, frames: Tensor) -> Stabilised:
+        """What is computed of pairs (B, 2, 3, H, W), before anything that is learned."""
+        check_shape(frames, (2, 3, self.config.height, self.config.width))
+        first, second = frames.unbind(1)
+        camera = estimate(first, second)
+        moved, seen = move(first, camera)
+        seen = seen.to(moved.dtype)
+        flow = local_flow(moved, second, self.config.flow_grid)
+        return Stabilised(camera, moved, seen, flow * F.interpolate(seen, size=flow.shape[-2:]))
+
+    def _posterior(self, pair: Stabilised, second: Tensor) -> Posterior:
+        before, after = texture(grey(pair.first)) * pair.seen, texture(grey(second)) * pair.seen
+        flow = F.interpolate(pair.flow, size=second.shape[-2:], mode="bilinear", align_corners=False)
+        forth = self.encoder(torch.cat((before, after, after - before, flow), dim=1)).float()
+        back = self.encoder(torch.cat((after, before, before - after, -flow), dim=1)).float()
+        linear = self.linear(F.adaptive_avg_pool2d(pair.flow, _POOL).flatten(1)).float()
+        mean = linear + (forth - back).chunk(2, dim=-1)[0] / 2
+        log_variance = (forth + back).chunk(2, dim=-1)[1] / 2
+        return Posterior(mean=mean, log_variance=log_variance.clamp(-8, 4), camera=pair.camera)
 
 
-def warp(frame: Tensor, flow: Tensor) -> Tensor:
-    """Each pixel of the result is what `frame` (B, 3, H, W) shows at that place plus `flow` (B, 2, H, W), bilinearly.
+class _Encoder(nn.Module):
+    """Five planes (B, 5, H, W) - both textures, their difference, flow - to (B, 2 D)."""
 
-    Flow is (x, y) in half pictures; places outside show the nearest border pixel.
-    """
-    height, width = frame.shape[-2:]
-    still = F.affine_grid(torch.eye(2, 3, device=frame.device)[None], [1, 1, height, width], align_corners=False)
-    return F.grid_sample(frame, still + flow.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+    def __init__(self, config: LamModelConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        widths = (5, channels // 4, channels // 2, channels, channels)
+        layers = [(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GELU()) for a, b in itertools.pairwise(widths)]
+        self.stem = nn.Sequential(*itertools.chain(*layers))  # a 16th of the frame
+        tokens = -(-config.height // 16) * -(-config.width // 16)
+        self.query = nn.Parameter(torch.randn(1, 1, channels) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, tokens + 1, channels) * 0.02)
+        self.blocks = nn.ModuleList(SpatialBlock(channels, heads=config.heads) for _ in range(config.encoder_blocks))
+        self.norm = nn.LayerNorm(channels)
+        self.out = nn.Linear(channels, 2 * config.latent_dim)
+        self.gradient_checkpointing = False
+
+    def forward(self, planes: Tensor) -> Tensor:
+        tokens = self.stem(planes).flatten(2).transpose(1, 2)  # (B, N, C)
+        x = torch.cat((self.query.expand(len(tokens), -1, -1), tokens), dim=1) + self.positions
+        for block in self.blocks:
+            x = _run(block, x, recompute=self.gradient_checkpointing)
+        return self.out(self.norm(x[:, 0]))
+
+
+class _Decoder(nn.Module):
+    """Stabilised first frame (B, 3, H, W) and latent action (B, D) to (second frame, flow, feature change or None)."""
+
+    def __init__(self, config: LamModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.patches = nn.Linear(config.patch_values, channels)
+        self.positions = nn.Parameter(torch.randn(1, config.tokens, channels) * 0.02)
+        self.action = nn.Sequential(
+            nn.Linear(config.latent_dim, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
+        )
+        blocks = (ConditionedBlock(channels, heads=config.heads) for _ in range(config.decoder_blocks))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(channels)
+        self.change = nn.Linear(channels, config.patch_values)
+        self.flow = nn.Linear(channels, 2 * FLOW_CELLS**2)
+        for layer in (self.change, self.flow):  # training starts from "nothing moves"
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.features = nn.Linear(channels, config.feature_channels) if config.feature_channels else None
+        self.gradient_checkpointing = False
+
+    def forward(self, first: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        config = self.config
+        x = self.patches(patchify(first[:, None], config.patch)[:, 0]) + self.positions  # (B, N, C)
+        condition = self.action(action)  # (B, C)
+        for block in self.blocks:
+            x = _run(block, x, condition, recompute=self.gradient_checkpointing)
+        x = self.norm(x)
+        change = unpatchify(self.change(x).float(), patch=config.patch, height=config.height, width=config.width)
+        rows, columns = config.flow_grid
+        flow = 4 * unpatchify(self.flow(x).float(), patch=FLOW_CELLS, height=rows, width=columns)
+        second = warp(first.float(), flow) + 2 * change
+        return second, flow, self.features(x).float() if self.features else None
+
+
+def _run(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[return-value]
+    return block(*inputs)

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,41 @@ from common.folders import BadFile, printable
 from common.pairs import PairBlock
 from common.training import DataPosition, Stage, fit
 from lam.augment import augment
-from lam.checkpoint import checkpoint_config, model_card
+from lam.checkpoint import Lam, build, checkpoint_config, model_card
 from lam.data import PairSource, evaluation_batches, open_clips, pair_batch, pair_config, split_as_trained
 from lam.evaluate import evaluate_pairs, reconstruction_sheet
+from lam.features import feature_target, open_backbone
+from lam.labelled import LabelledPairs
 from lam.loss import PairBatch, loss
-from lam.model import LatentActionModel
 from lam.presets import LamConfig
 
 
-def train(config: LamConfig, *, preset: str, data: Sequence[Path], out: Path, weights: Sequence[float] = ()) -> Path:
+def train(
+    config: LamConfig,
+    *,
+    preset: str,
+    data: Sequence[Path],
+    out: Path,
+    weights: Sequence[float] = (),
+    labelled: LabelledPairs | None = None,
+) -> Path:
     """Train until `config.training.steps` or go on there; returns the last checkpoint's folder.
 
     data: folders of video, or shards written by `understudy data prepare`. weights: share of the training pairs that
-    each of them gives; by default in proportion to their frames.
+    each of them gives; by default in proportion to their frames. labelled: pairs for the linear action head.
     """
     if weights and len(weights) != len(data):
         raise UserError(f"{len(data)} data folders need as many weights, not {len(weights)}")
+    if (labelled or config.loss.target == "features") and config.model.design != "default":
+        raise UserError(
+            f"the design '{config.model.design}' takes neither labels nor features", hint="Preset tiny does."
+        )
+    backbone = open_backbone(config.loss.backbone) if config.loss.target == "features" else None
+    channels = backbone.channels if backbone else 0
+    model_config = replace(config.model, label_dim=labelled.dims if labelled else 0, feature_channels=channels)
+    config = replace(config, model=model_config)
     torch.manual_seed(config.training.seed)
-    model = LatentActionModel(config.model)
+    model = build(config.model)
     if config.training.checkpoint_activations:
         model.enable_gradient_checkpointing()
     pairs = pair_config(config.data, config.model)
@@ -43,7 +61,9 @@ def train(config: LamConfig, *, preset: str, data: Sequence[Path], out: Path, we
         validation_clips, pairs, pairs=config.data.validation_pairs, seed=config.training.seed
     )
 
-    def evaluate(network: LatentActionModel, step: int) -> dict[str, float]:
+    features = feature_target(backbone, held_out, config.model) if backbone else None
+
+    def evaluate(network: Lam, step: int) -> dict[str, float]:
         device = next(network.parameters()).device
         batches = [batch.to(device) for batch in held_out]
         sheets = out / "samples"
@@ -61,14 +81,15 @@ def train(config: LamConfig, *, preset: str, data: Sequence[Path], out: Path, we
             rank=position.rank,
             world_size=position.world_size,
         )
-        return stream(source, position, workers=config.training.workers, log=out / "quarantine.jsonl")
+        batches = stream(source, position, workers=config.training.workers, log=out / "quarantine.jsonl")
+        return labelled.mixed_into(batches, position, seed=config.training.seed) if labelled else batches
 
     folders = [str(path) for path in data]
     described = {"preset": preset, "folders": folders, "weights": list(weights), **to_dict(config)}
     stage = Stage(
         name=f"train lam {preset}",
         model=model,
-        loss=lambda network, batch: loss(network, augment(batch, config.augment), config.loss),
+        loss=lambda network, batch: loss(network, augment(batch, config.augment), config.loss, features=features),
         batches=batches,
         evaluate=evaluate,  # type: ignore[arg-type]
         config=described,

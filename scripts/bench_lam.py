@@ -13,22 +13,23 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lam.presets import LamModelConfig, dreamdojo
+from lam.presets import PRESETS, LamModelConfig, dreamdojo
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from lam.blocks import SelfAttention
-    from lam.model import LatentActionModel
+    from lam.checkpoint import Lam
+    from lam.dreamdojo import DreamDojoLam
 
-ON_CPU = LamModelConfig(channels=512, heads=8, encoder_blocks=8, decoder_blocks=8)
+ON_CPU = LamModelConfig(design="dreamdojo", channels=512, heads=8, encoder_blocks=8, decoder_blocks=8)
 """DreamDojo's network at half the width and a third of the depth, 240x320."""
 
 
@@ -40,6 +41,15 @@ class StepCost:
     attention_ms: float
     attention_share: float
     pairs_per_second: float
+
+
+@dataclass(frozen=True)
+class PresetCost:
+    """Training speed of a preset; all presets of a run take their steps in turns."""
+
+    preset: str
+    parameters_millions: float
+    samples_per_second: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class LamBench:
     """What the device reaches in one large matrix product of that precision, in this run."""
     share_of_matmul_rate: float
     """Our step's matrix products per second over `matmul_teraflops`."""
+    presets: tuple[PresetCost, ...]
+    """Our design and DreamDojo's at about the same number of parameters."""
 
 
 def bench_lam(
@@ -75,7 +87,7 @@ def bench_lam(
     """
     import torch
 
-    from lam.model import LatentActionModel
+    from lam.dreamdojo import DreamDojoLam
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
@@ -83,7 +95,7 @@ def bench_lam(
     batch = batch or (16 if on_gpu else 4)
     dtype = torch.bfloat16 if on_gpu else torch.float32
     torch.manual_seed(0)
-    network = LatentActionModel(config).to(device)
+    network = DreamDojoLam(config).to(device)
     frames = torch.rand(batch, 2, 3, config.height, config.width, device=device) * 2 - 1
     step = _training_step(network, frames, dtype)
 
@@ -113,6 +125,7 @@ def bench_lam(
         step_teraflop=flop / 1e12,
         matmul_teraflops=rate / 1e12,
         share_of_matmul_rate=flop / statistics.median(times[False]) / rate,
+        presets=_preset_costs(("tiny", "dreamdojo-tiny"), device, dtype, repeats),
     )
     _print_table(result)
     if json_path is not None:
@@ -122,7 +135,7 @@ def bench_lam(
 
 
 @contextmanager
-def published_attention(network: LatentActionModel) -> Iterator[None]:
+def published_attention(network: DreamDojoLam) -> Iterator[None]:
     """Inside the block, the network attends as the published code does, with the same weights."""
     from lam.blocks import SelfAttention
 
@@ -165,7 +178,33 @@ def _explicit(module: SelfAttention) -> Any:
     return temporal
 
 
-def _training_step(network: LatentActionModel, frames: Tensor, dtype: torch.dtype) -> Callable[[], None]:
+def _preset_costs(names: Sequence[str], device: str, dtype: torch.dtype, repeats: int) -> tuple[PresetCost, ...]:
+    import torch
+
+    from lam.checkpoint import build
+
+    configs = {name: PRESETS[name]() for name in names}
+    networks = {name: build(config.model).to(device) for name, config in configs.items()}
+    steps = {}
+    for name, config in configs.items():
+        shape = (config.training.batch_size, 2, 3, config.model.height, config.model.width)
+        steps[name] = _training_step(networks[name], torch.rand(shape, device=device) * 2 - 1, dtype)
+        steps[name]()
+    times = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            times[name].append(_seconds(steps[name], device))
+    return tuple(
+        PresetCost(
+            preset=name,
+            parameters_millions=sum(parameter.numel() for parameter in networks[name].parameters()) / 1e6,
+            samples_per_second=configs[name].training.batch_size / statistics.median(times[name]),
+        )
+        for name in names
+    )
+
+
+def _training_step(network: Lam, frames: Tensor, dtype: torch.dtype) -> Callable[[], None]:
     import torch
 
     from lam.loss import PairBatch, loss
@@ -184,7 +223,7 @@ def _training_step(network: LatentActionModel, frames: Tensor, dtype: torch.dtyp
     return step
 
 
-def _count_flop(network: LatentActionModel, step: Callable[[], None]) -> int:
+def _count_flop(network: DreamDojoLam, step: Callable[[], None]) -> int:
     """Of the published form, whose attention is all matrix products that torch counts."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -193,7 +232,7 @@ def _count_flop(network: LatentActionModel, step: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def _attention_seconds(network: LatentActionModel, batch: int, dtype: torch.dtype, repeats: int) -> dict[bool, float]:
+def _attention_seconds(network: DreamDojoLam, batch: int, dtype: torch.dtype, repeats: int) -> dict[bool, float]:
     """{published?: seconds in attention of one step}: each kind of attention alone, times its number of blocks."""
     import torch
 
@@ -271,3 +310,5 @@ def _print_table(result: LamBench) -> None:
         f"{result.step_teraflop:.3f} TFLOP a step: {result.share_of_matmul_rate:.0%} of this device's "
         f"{result.matmul_teraflops:.2f} TFLOP/s in one large matrix product"
     )
+    for cost in result.presets:
+        print(f"{cost.preset}: {cost.parameters_millions:.2f} M parameters, {cost.samples_per_second:.1f} pairs/s")

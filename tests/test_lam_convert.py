@@ -11,11 +11,19 @@ from torch import Tensor
 from common.errors import BadData, UserError
 from lam.checkpoint import load_lam
 from lam.convert import convert_dreamdojo_lam, model_config
-from lam.model import LatentActionModel
+from lam.dreamdojo import DreamDojoLam
 from lam.presets import LamModelConfig, dreamdojo
 
 SMALL = LamModelConfig(
-    height=240, width=320, patch=16, channels=48, heads=3, encoder_blocks=3, decoder_blocks=2, latent_dim=7
+    design="dreamdojo",
+    height=240,
+    width=320,
+    patch=16,
+    channels=48,
+    heads=3,
+    encoder_blocks=3,
+    decoder_blocks=2,
+    latent_dim=7,
 )
 
 
@@ -82,7 +90,7 @@ def random_state() -> dict[str, Tensor]:
 
 def test_the_full_size_model_has_exactly_the_published_tensors():
     with torch.device("meta"):
-        model = LatentActionModel(dreamdojo().model)
+        model = DreamDojoLam(dreamdojo().model)
     ours = {f"lam.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert ours == published_shapes(1024, 64, 16, 32, (24, 24))
     assert len(ours) == 839

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from common.metrics import PSNR_CEILING
 from lam.evaluate import evaluate_pairs, exchange, frame_psnr, reconstruction_sheet
+from lam.interface import Posterior
 from lam.loss import PairBatch
-from lam.model import LatentActionModel, Posterior
+from lam.model import LatentActionModel
 from lam.presets import LamModelConfig
 
 SIDE, STEPS = 16, 5
@@ -46,7 +47,7 @@ class Control(nn.Module):
     """A model with a known answer; the log-variance 0 makes the nats half the squared length of the mean."""
 
     def posterior(self, mean: Tensor) -> Posterior:
-        return Posterior(mean=mean, log_variance=torch.zeros_like(mean))
+        return Posterior(mean=mean, log_variance=torch.zeros_like(mean), camera=mean[:, :0])
 
 
 class Copier(Control):
