@@ -120,7 +120,7 @@ def data_demo(words: list[str], program: str) -> None:
 
 
 def train_lam(words: list[str], program: str) -> None:
-    """train a latent action model on folders of video: PRESET is tiny, base or dreamdojo"""
+    """train a latent action model on folders of video: PRESET is tiny, small, base or dreamdojo"""
     # The preset decides the defaults that tyro shows and fills in, so it is read before the options.
     given = bool(words) and not words[0].startswith("-")
     if not given and not {"-h", "--help"} & set(words):
@@ -137,19 +137,26 @@ def train_lam(words: list[str], program: str) -> None:
         data: tuple[Path, ...],
         out: Path,
         weights: tuple[float, ...] = (),
+        labels: Path | None = None,
+        label_share: float = 0.25,
         config: Annotated[LamConfig, arg(name="")] = PRESETS[name](),  # noqa: B008 (a new function each call)
     ) -> None:
         """Train a latent action model. The same command again goes on where it stopped.
 
         Args:
-            preset: tiny (2 CPU cores, minutes), base (one GPU) or dreamdojo (the published 700 M).
+            preset: tiny (2 CPU cores, minutes), small, base (one GPU); as baselines dreamdojo (the published 700 M)
+                and dreamdojo-tiny (its design at the size of tiny).
             data: Folders of video files, or of shards.
             out: Folder of the run: config, metrics, sample pictures, checkpoints.
             weights: Share of the training pairs that each data folder gives; by default in proportion to its frames.
+            labels: A LeRobot dataset: a linear head learns its changes of state from the latent action on the way.
+            label_share: Share of each batch that is drawn from it.
         """
         from lam.train import train
+        from scripts.evaluation_data import labelled_pairs
 
-        last = train(config, preset=preset, data=data, out=out, weights=weights)
+        labelled = labelled_pairs(labels, config, share=label_share) if labels else None
+        last = train(config, preset=preset, data=data, out=out, weights=weights, labelled=labelled)
         print(f"{last}\nNext: understudy label {out} FOLDER --out LABELS")
 
     _options(run, words, program)
@@ -186,32 +193,69 @@ def label(words: list[str], program: str) -> None:
 
 
 def evaluate_lam(words: list[str], program: str) -> None:
-    """how good a latent action model is on a folder of video"""
+    """the card of a latent action model: what it learned, measured on any folders"""
 
     def run(
-        checkpoint: Positional[Path],
-        folder: Positional[Path],
+        checkpoint: Positional[str],
+        data: Positional[tuple[Path, ...]],
         /,
-        pairs: int = 1024,
+        against: tuple[str, ...] = (),
+        size: tuple[int, int] | None = None,
+        gap: float = 0.1,
+        pairs: int = 2048,
         held_out: bool = False,
+        split: str | None = None,
+        probe_onto: Path | None = None,
+        sweep: bool = False,
+        fast: bool = False,
         json_file: Json = None,
+        html_file: Annotated[
+            Path | None, arg(name="html", help="Also write a page with plots and short films: one file.")
+        ] = None,
         sheet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        """Print how well the model predicts the next frame with its own latent action, with another clip's, with none,
-        and by copying; and what its latent actions are like.
+        """Measure what a latent action model has learned, beside baselines and with controls, and print its card.
+
+        Any folder of video tells how the latent actions behave. A LeRobot dataset also tells what can be read from
+        them about its states; the demo world tells hand, camera, light and distractor apart.
 
         Args:
-            checkpoint: A checkpoint folder, or the folder of a run (its newest checkpoint).
-            folder: Folder of video files, or of shards.
-            pairs: Frame pairs to look at.
-            held_out: Use only the clips that training on this very folder left out.
+            checkpoint: A checkpoint folder, the folder of a run (its newest checkpoint), or module:function, a Python
+                function encode(frames_a, frames_b) -> z on uint8 frames (B, H, W, 3).
+            data: Folders of video, LeRobot datasets, or the demo world's human/test and robot.
+            against: Other models for the same table, given as the checkpoint is.
+            size: Height and width of the frames that a Python function gets (a checkpoint knows its own).
+            gap: Seconds between the two frames of a pair.
+            pairs: At most about so many frame pairs of each folder, spread evenly over its clips.
+            held_out: Use only the clips that training on this very folder left out; for one folder of video.
+            split: Only these episodes of the LeRobot datasets: a name in their info.json, or first:end.
+            probe_onto: Also test the probes fitted on the first data folder on this one, by factors of the same name:
+                the demo's human/test onto its robot.
+            sweep: Also render the demo world with nuisance 0.5, 1, 2 and 4 and measure on each. Takes MuJoCo.
+            fast: Leave out the slow probes: no MLP, no label curve.
             sheet: Write a picture of predictions (PNG) here.
-            seed: Which pairs.
+            seed: Of everything that is drawn: folds, resamples, exchanges.
         """
         from scripts.evaluate_lam import evaluate_lam
 
-        evaluate_lam(checkpoint, folder, pairs=pairs, held_out=held_out, json_path=json_file, sheet=sheet, seed=seed)
+        evaluate_lam(
+            checkpoint,
+            data,
+            against=against,
+            size=size,
+            gap=gap,
+            pairs=pairs,
+            held_out=held_out,
+            split=split,
+            probe_onto=probe_onto,
+            sweep=sweep,
+            fast=fast,
+            json_path=json_file,
+            html_path=html_file,
+            sheet=sheet,
+            seed=seed,
+        )
 
     _options(run, words, program)
 

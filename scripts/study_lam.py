@@ -1,0 +1,184 @@
+"""The study behind the numbers in docs/measurements.md: our latent action model beside DreamDojo's, on the demo world.
+
+    python -m scripts.study_lam OUT [--seeds 0 1 2] [--steps 600]
+
+For each seed it trains, on the shipped demo's training videos with the same pairs and steps: `tiny`, `dreamdojo-tiny`,
+the ceiling (the network of `tiny` trained by the labels of all pairs instead of by prediction), and the oracle (the
+decoder of `tiny`, fed the true factors). Then it makes the card of each on the test videos, which have tables, lights
+and objects that training never shows, and prints medians over the seeds. It goes on where it stopped.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.checkpoints import write_text
+from lam.card import labels
+from lam.checkpoint import load_lam
+from lam.data import pair_batch
+from lam.interface import Posterior
+from lam.loss import PairBatch, motion_error
+from lam.model import LatentActionModel, MotionOutput
+from lam.presets import PRESETS, LamConfig
+from lam.sequences import EvaluationSet, pairs
+from lam.train import train
+from scripts.demo_data import demo_set_path
+from scripts.evaluate_lam import evaluate_lam
+from scripts.evaluation_data import labelled_pairs, open_evaluation_set
+
+ALL_FRAMES = 100_000
+BATCH = 64
+
+
+def study(out: Path, /, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 600, sweep: bool = True) -> None:
+    """Train, measure, print. OUT gets a run folder per model and seed, a card per seed, and `study.json`.
+
+    Args:
+        out: Folder for the runs.
+        seeds: Each trains four models.
+        steps: Of 32 pairs.
+        sweep: Also render the test videos at nuisance 0.5, 1, 2 and 4 for the first seed (MuJoCo).
+    """
+    demo = demo_set_path()
+    found = []
+    for seed in seeds:
+        runs = {name: out / f"{name}-{seed}" for name in ("tiny", "dreamdojo-tiny", "ceiling")}
+        for name, run in runs.items():
+            if not (run / "checkpoints" / f"step-{steps}").exists():
+                _train(name, run, seed=seed, steps=steps, videos=demo / "human" / "train")
+        card_file = out / f"card-{seed}.json"
+        if not card_file.exists():
+            evaluate_lam(
+                str(runs["tiny"]),
+                [demo / "human" / "test"],
+                against=[str(runs["dreamdojo-tiny"]), str(runs["ceiling"])],
+                probe_onto=demo / "robot",
+                sweep=sweep and seed == seeds[0],
+                json_path=card_file,
+                html_path=out / f"card-{seed}.html",
+                seed=seed,
+            )
+        oracle_file = out / f"oracle-{seed}.json"
+        if not oracle_file.exists():
+            write_text(oracle_file, json.dumps(_utilisation(runs["tiny"], seed=seed, steps=steps)))
+        card = json.loads(card_file.read_text())
+        found.append(_numbers(card, [str(run) for run in runs.values()]) | json.loads(oracle_file.read_text()))
+    medians = {name: statistics.median(numbers[name] for numbers in found) for name in found[0]}
+    write_text(out / "study.json", json.dumps({"seeds": seeds, "medians": medians, "each": found}, indent=1))
+    for name, value in medians.items():
+        each = "  ".join(f"{numbers[name]:7.3f}" for numbers in found)
+        print(f"{name:44} {value:7.3f}   ({each} )")
+
+
+def _train(name: str, run: Path, *, seed: int, steps: int, videos: Path) -> None:
+    config = PRESETS["tiny" if name == "ceiling" else name]()
+    training = replace(config.training, steps=steps, seed=seed, workers=0, save_every=200, keep=4, evaluate_every=steps)
+    config = replace(config, training=training, data=replace(config.data, validation_pairs=128))
+    labelled = None
+    if name == "ceiling":
+        config = replace(config, loss=replace(config.loss, flow_weight=0.0, label_weight=1.0))
+        labelled = labelled_pairs(videos, config, share=1.0)
+    train(config, preset=name, data=[videos], out=run, labelled=labelled)
+
+
+def _numbers(card: dict, names: list[str]) -> dict[str, float]:
+    """What the study compares, from one seed's card."""
+    measured = {subject["name"]: subject for subject in card["sets"][0]["subjects"]}
+    found: dict[str, float] = {}
+    for title, name in zip(("ours", "dreamdojo", "ceiling"), names, strict=True):
+        subject = measured[name]
+        for block, scores in subject["known"]["blocks"].items():
+            for group, score in scores["groups"].items():
+                found[f"{title} {block}: {group} R2"] = score["ridge"]["r2"]["value"]
+        for block, metrics in subject["label_free"]["code"].items():
+            for metric in ("zero_response", "shift_response"):
+                if metrics[metric]:
+                    found[f"{title} {block}: {metric}"] = metrics[metric]["value"]
+            if metrics["clip_leak"]:
+                found[f"{title} {block}: clip leak, times chance"] = metrics["clip_leak"]["ratio"]["value"]
+        for group, score in card["probe_onto"]["scores"][name].items():
+            found[f"{title} onto the robot: {group} R2"] = score["r2"]["value"]
+        for count, spread in (subject["label_curve"] or {}).items():
+            found[f"{title} error with {count} labels"] = spread["median"]
+    for count, spread in (card["sets"][0]["supervised"] or {}).items():
+        found[f"supervised error with {count} labels"] = spread["median"]
+    return found
+
+
+def _utilisation(run: Path, *, seed: int, steps: int) -> dict[str, float]:
+    """What the decoder makes of the latent action, over what it makes of the true factors.
+
+    Each is the rise of the squared error when the action (not the camera) comes from another pair.
+    """
+    loaded = load_lam(run)
+    assert isinstance(loaded.model, LatentActionModel)
+    demo, size = demo_set_path() / "human", (loaded.config.model.height, loaded.config.model.width)
+    training, test = (
+        open_evaluation_set(demo / split, size=size, gap_seconds=0.1, limit=ALL_FRAMES) for split in ("train", "test")
+    )
+    known, tested = _factors(training), _factors(test)
+    mean, deviation = known.mean(0), known.std(0)
+    oracle = _train_oracle(loaded.config, training, (known - mean) / deviation, seed=seed, steps=steps)
+    dims = loaded.config.model.latent_dim
+    true = F.pad((tested - mean) / deviation, (0, dims - tested.shape[1]))
+    ours = _rise(loaded.model, test, lambda frames, _: loaded.model.encode(frames).mean)
+    best = _rise(oracle, test, lambda _, rows: true[rows])
+    return {"utilisation of the oracle's": ours / best}
+
+
+def _factors(data: EvaluationSet) -> Tensor:
+    return torch.from_numpy(np.concatenate(list(labels(data).values()), axis=1).astype(np.float32))
+
+
+def _train_oracle(config: LamConfig, data: EvaluationSet, known: Tensor, *, seed: int, steps: int) -> LatentActionModel:
+    """The decoder, trained as in `tiny` but on the true factors (P, d) of each pair."""
+    torch.manual_seed(seed)
+    model = LatentActionModel(config.model)
+    known = F.pad(known, (0, config.model.latent_dim - known.shape[1]))
+    found = pairs(data.sequences)
+    optimizer = torch.optim.AdamW(model.decoder.parameters(), lr=config.training.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.training.learning_rate, steps, pct_start=0.1)
+    for _ in range(steps):
+        rows = torch.randint(len(known), (config.training.batch_size,))
+        batch = PairBatch(_frames(found.first[rows], found.second[rows]), ())
+        pair = model.stabilise(batch.frames)
+        prediction, flow, _ = model.decoder(pair.first, known[rows])
+        posterior = Posterior(known[rows], torch.zeros_like(known[rows]), pair.camera)
+        output = MotionOutput(posterior, posterior.code, prediction, pair, flow, None, None)
+        optimizer.zero_grad()
+        motion_error(output, batch, config.loss, None)[0].backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def _rise(model: LatentActionModel, data: EvaluationSet, action: Callable[[Tensor, Tensor], Tensor]) -> float:
+    found = pairs(data.sequences)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(found.first)))
+    rise, count = 0.0, 0
+    for rows in order.split(BATCH):
+        frames = _frames(found.first[rows], found.second[rows])
+        camera, own = model.stabilise(frames).camera, action(frames, rows)
+        errors = []
+        for given in (own, own.roll(len(rows) // 2, 0)):
+            guess = model.decode(frames[:, 0], torch.cat((given, camera), dim=-1))
+            errors.append(((guess - frames[:, 1]) / 2).square().sum().item())
+        rise, count = rise + errors[1] - errors[0], count + len(rows)
+    return rise / count
+
+
+def _frames(first: np.ndarray, second: np.ndarray) -> Tensor:
+    return pair_batch(torch.from_numpy(np.stack((first, second), axis=1)), [""] * len(first)).frames
+
+
+if __name__ == "__main__":
+    tyro.cli(study)
