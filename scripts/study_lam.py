@@ -21,14 +21,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.checkpoints import write_text
-from lam.card import labels
+from lam.card import encode, labels, pair_clips
 from lam.checkpoint import load_lam
 from lam.data import pair_batch
+from lam.gates import action_block
 from lam.interface import Posterior
+from lam.label_curve import label_curve
 from lam.loss import PairBatch, motion_error
 from lam.model import LatentActionModel, MotionOutput
 from lam.presets import PRESETS, LamConfig
 from lam.sequences import EvaluationSet, pairs
+from lam.subjects import LamSubject
 from lam.train import train
 from scripts.demo_data import demo_set_path
 from scripts.evaluate_lam import evaluate_lam
@@ -62,19 +65,22 @@ def study(out: Path, /, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 600, sw
                 against=[str(runs["dreamdojo-tiny"]), str(runs["ceiling"])],
                 probe_onto=demo / "robot",
                 sweep=sweep and seed == seeds[0],
+                fast=seed != seeds[0],
                 json_path=card_file,
                 html_path=out / f"card-{seed}.html",
                 seed=seed,
             )
-        oracle_file = out / f"oracle-{seed}.json"
-        if not oracle_file.exists():
-            write_text(oracle_file, json.dumps(_utilisation(runs["tiny"], seed=seed, steps=steps)))
+        more_file = out / f"more-{seed}.json"
+        if not more_file.exists():
+            more = _label_errors(runs, seed=seed) | _utilisation(runs["tiny"], seed=seed, steps=steps)
+            write_text(more_file, json.dumps(more))
         card = json.loads(card_file.read_text())
-        found.append(_numbers(card, [str(run) for run in runs.values()]) | json.loads(oracle_file.read_text()))
-    medians = {name: statistics.median(numbers[name] for numbers in found) for name in found[0]}
+        found.append(_numbers(card, [str(run) for run in runs.values()]) | json.loads(more_file.read_text()))
+    names = dict.fromkeys(name for numbers in found for name in numbers)
+    medians = {name: statistics.median(numbers[name] for numbers in found if name in numbers) for name in names}
     write_text(out / "study.json", json.dumps({"seeds": seeds, "medians": medians, "each": found}, indent=1))
     for name, value in medians.items():
-        each = "  ".join(f"{numbers[name]:7.3f}" for numbers in found)
+        each = "  ".join(f"{numbers[name]:7.3f}" for numbers in found if name in numbers)
         print(f"{name:44} {value:7.3f}   ({each} )")
 
 
@@ -106,11 +112,25 @@ def _numbers(card: dict, names: list[str]) -> dict[str, float]:
                 found[f"{title} {block}: clip leak, times chance"] = metrics["clip_leak"]["ratio"]["value"]
         for group, score in card["probe_onto"]["scores"][name].items():
             found[f"{title} onto the robot: {group} R2"] = score["r2"]["value"]
-        for count, spread in (subject["label_curve"] or {}).items():
-            found[f"{title} error with {count} labels"] = spread["median"]
     for count, spread in (card["sets"][0]["supervised"] or {}).items():
         found[f"supervised error with {count} labels"] = spread["median"]
     return found
+
+
+def _label_errors(runs: dict[str, Path], *, seed: int) -> dict[str, float]:
+    """Error (1 - R2) of the hand's motion, read from the action block, by the number of labelled transitions."""
+    test = _demo("test", (64, 64))
+    found = {}
+    for title, name in (("ours", "tiny"), ("dreamdojo", "dreamdojo-tiny")):
+        subject = LamSubject(load_lam(runs[name]).model)
+        z = encode(subject, test)[:, subject.blocks[action_block(subject.blocks)]]
+        for count, spread in label_curve(z, labels(test)["hand"], pair_clips(test), seed=seed).items():
+            found[f"{title} error with {count} labels"] = spread.median
+    return found
+
+
+def _demo(split: str, size: tuple[int, int]) -> EvaluationSet:
+    return open_evaluation_set(demo_set_path() / "human" / split, size=size, gap_seconds=0.1, limit=ALL_FRAMES)
 
 
 def _utilisation(run: Path, *, seed: int, steps: int) -> dict[str, float]:
@@ -120,10 +140,8 @@ def _utilisation(run: Path, *, seed: int, steps: int) -> dict[str, float]:
     """
     loaded = load_lam(run)
     assert isinstance(loaded.model, LatentActionModel)
-    demo, size = demo_set_path() / "human", (loaded.config.model.height, loaded.config.model.width)
-    training, test = (
-        open_evaluation_set(demo / split, size=size, gap_seconds=0.1, limit=ALL_FRAMES) for split in ("train", "test")
-    )
+    size = (loaded.config.model.height, loaded.config.model.width)
+    training, test = _demo("train", size), _demo("test", size)
     known, tested = _factors(training), _factors(test)
     mean, deviation = known.mean(0), known.std(0)
     oracle = _train_oracle(loaded.config, training, (known - mean) / deviation, seed=seed, steps=steps)
