@@ -4,8 +4,8 @@
 
 For each seed it trains, on the shipped demo's training videos with the same pairs and steps: `tiny`, `dreamdojo-tiny`,
 the ceiling (the network of `tiny` trained by the labels of all pairs instead of by prediction), and the oracle (the
-decoder of `tiny`, fed the true factors). Then it makes the card of each on the test videos, which have tables, lights
-and objects that training never shows, and prints medians over the seeds. It goes on where it stopped.
+decoder of `tiny`, fed the true factors). Then it measures them on the test videos, which have tables, lights and
+objects that training never shows, and prints medians over the seeds. It goes on where it stopped.
 """
 
 import json
@@ -26,7 +26,9 @@ from lam.checkpoint import load_lam
 from lam.data import pair_batch
 from lam.gates import action_block
 from lam.interface import Posterior
+from lam.known_factors import frame_features, known_factors, transfer
 from lam.label_curve import label_curve
+from lam.label_free import label_free
 from lam.loss import PairBatch, motion_error
 from lam.model import LatentActionModel, MotionOutput
 from lam.presets import PRESETS, LamConfig
@@ -34,54 +36,37 @@ from lam.sequences import EvaluationSet, pairs
 from lam.subjects import LamSubject
 from lam.train import train
 from scripts.demo_data import demo_set_path
-from scripts.evaluate_lam import evaluate_lam
 from scripts.evaluation_data import labelled_pairs, open_evaluation_set
 
+SIZE = (64, 64)  # of the frames of all four
 ALL_FRAMES = 100_000
+LABEL_FREE_PAIRS = 512
 BATCH = 64
 
 
-def study(out: Path, /, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 600, sweep: bool = True) -> None:
-    """Train, measure, print. OUT gets a run folder per model and seed, a card per seed, and `study.json`.
+def study(out: Path, /, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 600) -> None:
+    """Train, measure, print. OUT gets a run folder per model and seed, what was measured per seed, and `study.json`.
 
     Args:
         out: Folder for the runs.
         seeds: Each trains four models.
         steps: Of 32 pairs.
-        sweep: Also render the test videos at nuisance 0.5, 1, 2 and 4 for the first seed (MuJoCo).
     """
-    demo = demo_set_path()
     found = []
     for seed in seeds:
         runs = {name: out / f"{name}-{seed}" for name in ("tiny", "dreamdojo-tiny", "ceiling")}
         for name, run in runs.items():
             if not (run / "checkpoints" / f"step-{steps}").exists():
-                _train(name, run, seed=seed, steps=steps, videos=demo / "human" / "train")
-        card_file = out / f"card-{seed}.json"
-        if not card_file.exists():
-            evaluate_lam(
-                str(runs["tiny"]),
-                [demo / "human" / "test"],
-                against=[str(runs["dreamdojo-tiny"]), str(runs["ceiling"])],
-                probe_onto=demo / "robot",
-                sweep=sweep and seed == seeds[0],
-                fast=seed != seeds[0],
-                json_path=card_file,
-                html_path=out / f"card-{seed}.html",
-                seed=seed,
-            )
-        more_file = out / f"more-{seed}.json"
-        if not more_file.exists():
-            more = _label_errors(runs, seed=seed) | _utilisation(runs["tiny"], seed=seed, steps=steps)
-            write_text(more_file, json.dumps(more))
-        card = json.loads(card_file.read_text())
-        found.append(_numbers(card, [str(run) for run in runs.values()]) | json.loads(more_file.read_text()))
-    names = dict.fromkeys(name for numbers in found for name in numbers)
-    medians = {name: statistics.median(numbers[name] for numbers in found if name in numbers) for name in names}
+                _train(name, run, seed=seed, steps=steps, videos=demo_set_path() / "human" / "train")
+        measured = out / f"measured-{seed}.json"
+        if not measured.exists():
+            numbers = _measure(runs, seed=seed) | _utilisation(runs["tiny"], seed=seed, steps=steps)
+            write_text(measured, json.dumps(numbers))
+        found.append(json.loads(measured.read_text()))
+    medians = {name: statistics.median(numbers[name] for numbers in found) for name in found[0]}
     write_text(out / "study.json", json.dumps({"seeds": seeds, "medians": medians, "each": found}, indent=1))
     for name, value in medians.items():
-        each = "  ".join(f"{numbers[name]:7.3f}" for numbers in found if name in numbers)
-        print(f"{name:44} {value:7.3f}   ({each} )")
+        print(f"{name:44} {value:7.3f}   ({'  '.join(f'{numbers[name]:7.3f}' for numbers in found)} )")
 
 
 def _train(name: str, run: Path, *, seed: int, steps: int, videos: Path) -> None:
@@ -95,42 +80,59 @@ def _train(name: str, run: Path, *, seed: int, steps: int, videos: Path) -> None
     train(config, preset=name, data=[videos], out=run, labelled=labelled)
 
 
-def _numbers(card: dict, names: list[str]) -> dict[str, float]:
-    """What the study compares, from one seed's card."""
-    measured = {subject["name"]: subject for subject in card["sets"][0]["subjects"]}
+def _measure(runs: dict[str, Path], *, seed: int) -> dict[str, float]:
+    """R2 of every factor from every block, by ridge on the test videos; and what needs no labels."""
+    test, robot = _demo("test", SIZE), _open(demo_set_path() / "robot", SIZE)
+    known, clips = labels(test), pair_clips(test)
+    features = frame_features(np.concatenate([clip.frames[:-1] for clip in test.sequences]))
     found: dict[str, float] = {}
-    for title, name in zip(("ours", "dreamdojo", "ceiling"), names, strict=True):
-        subject = measured[name]
-        for block, scores in subject["known"]["blocks"].items():
-            for group, score in scores["groups"].items():
-                found[f"{title} {block}: {group} R2"] = score["ridge"]["r2"]["value"]
-        for block, metrics in subject["label_free"]["code"].items():
-            for metric in ("zero_response", "shift_response"):
-                if metrics[metric]:
-                    found[f"{title} {block}: {metric}"] = metrics[metric]["value"]
-            if metrics["clip_leak"]:
-                found[f"{title} {block}: clip leak, times chance"] = metrics["clip_leak"]["ratio"]["value"]
-        for group, score in card["probe_onto"]["scores"][name].items():
-            found[f"{title} onto the robot: {group} R2"] = score["r2"]["value"]
-    for count, spread in (card["sets"][0]["supervised"] or {}).items():
-        found[f"supervised error with {count} labels"] = spread["median"]
+    for title, name in (("ours", "tiny"), ("dreamdojo", "dreamdojo-tiny"), ("ceiling", "ceiling")):
+        subject = LamSubject(load_lam(runs[name]).model)
+        z, block = encode(subject, test), subject.blocks[action_block(subject.blocks)]
+        scores = known_factors(
+            z, known, clips, blocks=subject.blocks, fields=test.fields, features=features, mlp=False, seed=seed
+        )
+        for part, groups in scores.blocks.items():
+            for group, score in groups.groups.items():
+                found[f"{title} {part}: {group} R2"] = score.ridge.r2.value
+        onto = transfer(
+            z[:, block],
+            known,
+            clips,
+            onto_z=encode(subject, robot)[:, block],
+            onto_changes=labels(robot),
+            onto_clips=pair_clips(robot),
+            fields=test.fields,
+            seed=seed,
+        )
+        for group, score in onto.items():
+            found[f"{title} onto the robot: {group} R2"] = score.r2.value
+        for count, spread in label_curve(z[:, block], known["hand"], clips, seed=seed).items():
+            found[f"{title} error with {count} labels"] = spread.median
+        if name != "ceiling":
+            found |= _without_labels(title, subject, test, seed=seed)
     return found
 
 
-def _label_errors(runs: dict[str, Path], *, seed: int) -> dict[str, float]:
-    """Error (1 - R2) of the hand's motion, read from the action block, by the number of labelled transitions."""
-    test = _demo("test", (64, 64))
-    found = {}
-    for title, name in (("ours", "tiny"), ("dreamdojo", "dreamdojo-tiny")):
-        subject = LamSubject(load_lam(runs[name]).model)
-        z = encode(subject, test)[:, subject.blocks[action_block(subject.blocks)]]
-        for count, spread in label_curve(z, labels(test)["hand"], pair_clips(test), seed=seed).items():
-            found[f"{title} error with {count} labels"] = spread.median
+def _without_labels(title: str, subject: LamSubject, test: EvaluationSet, *, seed: int) -> dict[str, float]:
+    measured, found = label_free(subject, test.sequences, seed=seed, pairs=LABEL_FREE_PAIRS), {}
+    for part, metrics in measured.code.items():
+        for name, value in (("zero response", metrics.zero_response), ("shift response", metrics.shift_response)):
+            if value:
+                found[f"{title} {part}: {name}"] = value.value
+        if metrics.clip_leak:
+            found[f"{title} {part}: clip leak, times chance"] = metrics.clip_leak.ratio.value
+    if measured.decoder:
+        found |= {f"{title}: PSNR {name}": value.value for name, value in measured.decoder.psnr.items()}
     return found
 
 
 def _demo(split: str, size: tuple[int, int]) -> EvaluationSet:
-    return open_evaluation_set(demo_set_path() / "human" / split, size=size, gap_seconds=0.1, limit=ALL_FRAMES)
+    return _open(demo_set_path() / "human" / split, size)
+
+
+def _open(folder: Path, size: tuple[int, int]) -> EvaluationSet:
+    return open_evaluation_set(folder, size=size, gap_seconds=0.1, limit=ALL_FRAMES)
 
 
 def _utilisation(run: Path, *, seed: int, steps: int) -> dict[str, float]:
@@ -140,8 +142,7 @@ def _utilisation(run: Path, *, seed: int, steps: int) -> dict[str, float]:
     """
     loaded = load_lam(run)
     assert isinstance(loaded.model, LatentActionModel)
-    size = (loaded.config.model.height, loaded.config.model.width)
-    training, test = _demo("train", size), _demo("test", size)
+    training, test = _demo("train", SIZE), _demo("test", SIZE)
     known, tested = _factors(training), _factors(test)
     mean, deviation = known.mean(0), known.std(0)
     oracle = _train_oracle(loaded.config, training, (known - mean) / deviation, seed=seed, steps=steps)
