@@ -11,6 +11,9 @@ from lam.model import MotionOutput
 from lam.presets import LamLossConfig
 from lam.texture import box_mean
 
+_LIGHT_SHARE = 0.1
+"""Price of an error in the light, over that of one in what moves: enough that predictions keep the first frame's."""
+
 FeatureTarget = Callable[[Tensor, Tensor], Tensor]
 """(stabilised first frame, second frame), both (B, 3, H, W) -> how the backbone's features change, (B, N, channels)."""
 
@@ -43,7 +46,7 @@ def loss(
     """Squared error of the prediction, plus `kl_weight` times the mean KL of a pair in nats.
 
     DreamDojo's design predicts pixels in [0, 1]. Ours adds the error of the predicted motion, looks only at places that
-    the first frame showed, and leaves out of the pixels' error what changes slowly over the picture, which is light.
+    the first frame showed, and counts a tenth of an error that varies slowly over the picture, which is light.
     Samples the latent action in training mode, uses its mean in evaluation mode. The metrics (detached scalars) hold
     the error of predicting "nothing moves" beside the model's own: a model above it has learned nothing yet.
     """
@@ -71,9 +74,10 @@ def motion_error(
     metrics = {"flow_mse": flow_error.detach(), "still_flow_mse": pair.flow.square().mean()}
     error = config.flow_weight * flow_error
     if features is None:
-        pixel_error = _without_light(output.prediction - second, pair.seen).square().mean()
-        copy_error = _without_light(pair.first - second, pair.seen).square().mean()
-        error = error + pixel_error
+        pixels, light = _parted(output.prediction - second, pair.seen)
+        pixel_error = pixels.square().mean()
+        copy_error = _parted(pair.first - second, pair.seen)[0].square().mean()
+        error = error + pixel_error + _LIGHT_SHARE * light.square().mean()
         metrics |= {"mse": pixel_error.detach(), "copy_mse": copy_error}
     else:
         target = features(pair.first, second)
@@ -91,8 +95,11 @@ def motion_error(
     return error, metrics
 
 
-def _without_light(difference: Tensor, seen: Tensor) -> Tensor:
-    """A difference of frames (B, 3, H, W), in units of [0, 1], minus its mean over a quarter of the height."""
+def _parted(difference: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """A difference of frames (B, 3, H, W) in units of [0, 1], as what varies within a quarter of the height, and light.
+
+    Light is its mean over a window of that size; both are zero where the first frame did not show the place.
+    """
     window = difference.shape[-2] // 4 | 1
     light = box_mean(difference * seen, window) / box_mean(seen, window).clamp(min=1e-3)
-    return (difference - light) * seen / 2
+    return (difference - light) * seen / 2, light * seen / 2

@@ -130,7 +130,7 @@ def test_the_target_is_the_second_frame():
 # Motion and change: ours -----------------------------------------------------------------------------------------
 
 
-def test_the_pixel_error_is_squared_in_unit_range_without_its_mean_over_a_quarter_of_the_height():
+def test_the_pixel_error_is_squared_in_unit_range_and_its_mean_over_a_quarter_of_the_height_counts_a_tenth():
     frames = torch.zeros(2, 2, 3, *SIZE)
     wrong = torch.zeros(2, 3, *SIZE)
     wrong[0, 1, 16, 24] = 0.8  # one green pixel of one pair, 0.4 in [0, 1]
@@ -140,7 +140,8 @@ def test_the_pixel_error_is_squared_in_unit_range_without_its_mean_over_a_quarte
     scalar, metrics = loss(Fixed(output), batch_of(frames), FREE)
     window = 9 * 9  # a quarter of 32 rows, made odd
     of_one_pixel = ((1 - 1 / window) ** 2 + (window - 1) / window**2) / (2 * 3 * 32 * 48)
-    assert scalar.item() == pytest.approx(0.4**2 * of_one_pixel, rel=1e-4)
+    of_its_light = 0.1 * window / window**2 / (2 * 3 * 32 * 48)  # a mean of 1 / window at each place of the window
+    assert scalar.item() == pytest.approx(0.4**2 * (of_one_pixel + of_its_light), rel=1e-4)
     assert metrics["mse"].item() == pytest.approx(0.4**2 * of_one_pixel, rel=1e-4)
     assert metrics["copy_mse"].item() == pytest.approx(0.1**2 * of_one_pixel, rel=1e-4)
 
@@ -189,17 +190,19 @@ def test_motion_where_the_first_frame_showed_nothing_does_not_count():
 
 
 @pytest.mark.parametrize("unseen", [0, 6])
-def test_light_that_changes_smoothly_over_the_picture_hardly_counts(unseen: int):
+def test_light_that_changes_smoothly_over_the_picture_counts_a_tenth(unseen: int):
     """Also beside places that the first frame did not show."""
     frames, seen = pairs(), torch.ones(3, 1, *SIZE)
     seen[..., :unseen] = 0
     light = 0.3 + 0.1 * torch.linspace(-1, 1, 48) + 0.1 * torch.linspace(-1, 1, 32)[:, None]
     output = motion_output(frames, seen=seen, prediction=frames[:, 1] - light)
-    lit, _ = loss(Fixed(output), batch_of(frames), FREE)
-    assert (light / 2).square().mean() > 0.02
-    assert lit.item() < 1e-4
+    lit, metrics = loss(Fixed(output), batch_of(frames), FREE)
+    assert metrics["mse"].item() < 1e-4
+    squared = ((light / 2).square() * seen[0]).mean()
+    assert squared > 0.015
+    assert lit.item() == pytest.approx(0.1 * squared.item(), rel=0.1)
     moved = motion_output(frames, seen=seen, prediction=frames[:, 0])
-    assert loss(Fixed(moved), batch_of(frames), FREE)[0].item() > 20 * lit.item()
+    assert loss(Fixed(moved), batch_of(frames), FREE)[1]["mse"].item() > 200 * metrics["mse"].item()
 
 
 def test_labels_are_compared_where_they_are_known():
