@@ -95,11 +95,9 @@ class Pairs:
 def changes(sequence: Sequence, group: str) -> np.ndarray:
     """What changed in a factor group: (T-1, d), row t from frame t to frame t+1, as row t of the sequence's pairs.
 
-    A plain difference; angles are `continuous`, so it is right for them too. A group whose name ends in "action" holds
-    changes already (its row t leads from frame t to t+1) and only loses its last row.
+    A plain difference; angles are `continuous`, so it is right for them too.
     """
-    values = sequence.factors[group]
-    return values[:-1] if group.endswith("action") else np.diff(values, axis=0)
+    return np.diff(sequence.factors[group], axis=0)
 
 
 def continuous(values: np.ndarray, fields: Listed[str]) -> np.ndarray:

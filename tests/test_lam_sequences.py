@@ -118,11 +118,6 @@ def test_rows_of_changes_belong_to_their_pairs() -> None:
     assert moved[:, 0].tolist() == [1, 2, 3, 4, 2, 3, 4]
 
 
-def test_an_action_group_holds_changes_already() -> None:
-    action = np.arange(10.0).reshape(5, 2)
-    assert np.array_equal(changes(made(action=action), "action"), action[:4])
-
-
 def test_angles_do_not_jump_and_other_columns_are_left_alone() -> None:
     turning = np.arange(0, 20, 0.5)
     wrapped = (turning + np.pi) % (2 * np.pi) - np.pi
