@@ -21,6 +21,8 @@ from lam.texture import full_precision, grey, slopes, texture_at
 CAMERA_DIM = 8
 UNIT = 0.05
 """One unit of a camera parameter; 0.05 is 1.6 pixels of a picture 64 pixels high."""
+_WINDOW, _NOISE = 7, 0.01
+"""Of the textures: a faint background tells more of the camera than a strong hand."""
 _COARSE, _FINE = 32, 64
 """Rows of the two levels at which frames are aligned."""
 _REACH = 7
@@ -119,7 +121,8 @@ class _Level:
     def of(first: Tensor, second: Tensor, rows: int) -> "_Level":
         height, width = first.shape[-2:]
         size = (rows, max(rows // 2, round(rows * width / height)))
-        return _Level(texture_at(first, size), texture_at(second, size), width / height)
+        first, second = (texture_at(frame, size, window=_WINDOW, noise=_NOISE) for frame in (first, second))
+        return _Level(first, second, width / height)
 
     def repeated(self, times: int) -> "_Level":
         parts = (self.first, self.second, self.jacobian)
@@ -171,7 +174,7 @@ def _refine(level: _Level, homographies: Tensor, *, parameters: int, steps: int,
         spread = scale * (residual.abs().median(dim=1, keepdim=True).values + 0.002)
         weighted = jacobian * (seen / (1 + (residual / spread).square()))[:, None]
         curvature = weighted @ jacobian.transpose(1, 2)
-        damping = curvature.diagonal(dim1=1, dim2=2) * 1e-3 + 1e-4 * pixels / 64
+        damping = curvature.diagonal(dim1=1, dim2=2) * 1e-3 + 1e-3 * pixels / 64
         step = torch.linalg.solve(curvature + torch.diag_embed(damping), (weighted @ residual[..., None])[..., 0])
         update = torch.einsum("bk,kij->bij", step.clamp(-0.2, 0.2), generators)
         # The step moves the second frame towards the first; its inverse, to first order, is what the first lacks.

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
-_WINDOW = 9
+WINDOW = 9
 """Side in pixels of the surroundings."""
-_NOISE = 0.03
+NOISE = 0.03
 """Added to the standard deviation, so that noise on plain surfaces stays small; pixels run from 0 to 1."""
 
 
@@ -36,19 +36,20 @@ def grey(frames: Tensor) -> Tensor:
     return ((frames + 1) / 2 * weights[:, None, None]).sum(1, keepdim=True)
 
 
-def texture(frames: Tensor) -> Tensor:
+def texture(frames: Tensor, *, window: int = WINDOW, noise: float = NOISE) -> Tensor:
     """frames (B, C, H, W) in [0, 1] -> the same shape, mostly within -3 to 3; a plain surface is 0."""
-    mean = box_mean(frames, _WINDOW)
-    variance = (box_mean(frames.square(), _WINDOW) - mean.square()).clamp(min=0)
-    return (frames - mean) / (variance.sqrt() + _NOISE)
+    mean = box_mean(frames, window)
+    variance = (box_mean(frames.square(), window) - mean.square()).clamp(min=0)
+    return (frames - mean) / (variance.sqrt() + noise)
 
 
-def texture_at(frames: Tensor, size: tuple[int, int]) -> Tensor:
+def texture_at(frames: Tensor, size: tuple[int, int], *, window: int = WINDOW, noise: float = NOISE) -> Tensor:
     """The texture of frames (B, C, H, W) shrunk or grown to `size` and smoothed over 3x3 pixels."""
     if tuple(frames.shape[-2:]) != size:
         shrinks = frames.shape[-2] >= size[0] and frames.shape[-1] >= size[1]
         frames = F.interpolate(frames, size=size, mode="area" if shrinks else "bilinear")
-    return texture(F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, stride=1))
+    smooth = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return texture(smooth, window=window, noise=noise)
 
 
 def box_mean(frames: Tensor, window: int) -> Tensor:
