@@ -101,7 +101,9 @@ def gates(card: SubjectCard, beside: Listed[SubjectCard], *, target: str | None)
     own, flow = _increment(card, target), _increment(_named(beside, STABILISED_FLOW), target)
     itself = "this is the flow that others are compared with" if card.name == STABILISED_FLOW else ""
     moving = _moving_fields(card, target)
+    psnr: Mapping[str, Interval] = decoder.psnr if decoder else {}
     return (
+        _gate("PSNR, own action", psnr.get("own"), no_decoder, at_least=psnr["copy"].value if psnr else None),
         _gate("zero response", code.zero_response, missing.get(f"{block}.zero_response"), at_most=ZERO_RESPONSE),
         _gate("shift response", code.shift_response, missing.get(f"{block}.shift_response"), at_most=SHIFT_RESPONSE),
         _gate("scene cut", decoder.scene_cut if decoder else None, no_decoder, at_least=SCENE_CUT),

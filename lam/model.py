@@ -1,7 +1,8 @@
 """Our latent action VAE: the code of a frame pair is [z_act | z_cam], what was done and how the camera moved.
 
-The camera's motion is computed (`lam.camera`) and taken out; what moves by itself is computed too (`lam.flow`). A
-network turns that into the latent action, and another one turns it and the first frame into motion and change.
+The camera's motion is computed (`lam.camera`) and taken out; what moves by itself is computed too (`lam.flow`). Half
+of the latent action are its low frequencies, half is what a network adds; another network turns it and the first frame
+into motion and change.
 Light is not seen by the encoder (`lam.texture`), so the latent action cannot hold it.
 
 Axes: B pairs, N tokens, C channels, D latent dimensions, K camera parameters.
@@ -23,7 +24,9 @@ from lam.presets import FLOW_CELLS, LamModelConfig
 from lam.texture import grey, texture
 
 _POOL = 8
-"""The latent action is linear in the mean motion of 8 x 8 parts of the picture, plus what the network adds."""
+"""Half of the latent action are low frequencies of the mean motion of 8 x 8 parts of the picture."""
+_GAIN = 0.25
+"""Brings them near a standard deviation of 1: a unit is half a pixel (of 64) for a motion of the whole picture."""
 
 
 @dataclass
@@ -60,11 +63,14 @@ class LatentActionModel(nn.Module):
     exchanging what the encoder sees of the two frames changes the sign of the latent action.
     """
 
+    frequencies: Tensor
+    """(D / 2, 2 * 8 * 8)."""
+
     def __init__(self, config: LamModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = _Encoder(config)
-        self.linear = nn.Linear(2 * _POOL**2, config.latent_dim, bias=False)
+        self.register_buffer("frequencies", _GAIN * low_frequencies(config.latent_dim // 2), persistent=False)
+        self.encoder = _Encoder(config, learned=config.latent_dim - len(self.frequencies))
         self.decoder = _Decoder(config)
         self.label_head = nn.Linear(config.latent_dim, config.label_dim) if config.label_dim else None
 
@@ -118,17 +124,18 @@ class LatentActionModel(nn.Module):
         flow = F.interpolate(pair.flow, size=second.shape[-2:], mode="bilinear", align_corners=False)
         forth = self.encoder(torch.cat((before, after, after - before, flow), dim=1)).float()
         back = self.encoder(torch.cat((after, before, before - after, -flow), dim=1)).float()
-        linear = self.linear(F.adaptive_avg_pool2d(pair.flow, _POOL).flatten(1)).float()
-        mean = linear + (forth - back).chunk(2, dim=-1)[0] / 2
-        log_variance = (forth + back).chunk(2, dim=-1)[1] / 2
+        motion = F.adaptive_avg_pool2d(pair.flow, _POOL).flatten(1) @ self.frequencies.T
+        mean = torch.cat((motion.float(), (forth - back)[:, : self.encoder.learned] / 2), dim=-1)
+        log_variance = (forth + back)[:, self.encoder.learned :] / 2
         return Posterior(mean=mean, log_variance=log_variance.clamp(-8, 4), camera=pair.camera)
 
 
 class _Encoder(nn.Module):
-    """Five planes (B, 5, H, W) - both textures, their difference, flow - to (B, 2 D)."""
+    """Five planes (B, 5, H, W) - both textures, their difference, flow - to (B, learned + D): means, log variances."""
 
-    def __init__(self, config: LamModelConfig) -> None:
+    def __init__(self, config: LamModelConfig, *, learned: int) -> None:
         super().__init__()
+        self.learned = learned
         channels = config.channels
         widths = (5, channels // 4, channels // 2, channels, channels)
         layers = [(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GELU()) for a, b in itertools.pairwise(widths)]
@@ -138,7 +145,7 @@ class _Encoder(nn.Module):
         self.positions = nn.Parameter(torch.randn(1, tokens + 1, channels) * 0.02)
         self.blocks = nn.ModuleList(SpatialBlock(channels, heads=config.heads) for _ in range(config.encoder_blocks))
         self.norm = nn.LayerNorm(channels)
-        self.out = nn.Linear(channels, 2 * config.latent_dim)
+        self.out = nn.Linear(channels, learned + config.latent_dim)
         self.gradient_checkpointing = False
 
     def forward(self, planes: Tensor) -> Tensor:
@@ -184,6 +191,19 @@ class _Decoder(nn.Module):
         flow = 4 * unpatchify(self.flow(x).float(), patch=FLOW_CELLS, height=rows, width=columns)
         second = warp(first.float(), flow) + 2 * change
         return second, flow, self.features(x).float() if self.features else None
+
+
+def low_frequencies(count: int) -> Tensor:
+    """(count, 2 * 8 * 8), orthonormal rows: the cosine transform of the motion's x and y in turn, slow waves first.
+
+    At most 128 rows, as there are no more.
+    """
+    places = (torch.arange(_POOL) + 0.5) * torch.pi / _POOL
+    waves = torch.cos(torch.arange(_POOL)[:, None] * places)
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    order = sorted(itertools.product(range(_POOL), repeat=2), key=lambda rates: (rates[0] ** 2 + rates[1] ** 2, rates))
+    planes = torch.stack([torch.outer(waves[down], waves[across]).flatten() for down, across in order])
+    return torch.stack((F.pad(planes, (0, _POOL**2)), F.pad(planes, (_POOL**2, 0))), dim=1).flatten(0, 1)[:count]
 
 
 def _run(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:

@@ -37,7 +37,7 @@ METRICS = (
         "PSNR, own action",
         _decoder(lambda decoder: decoder.psnr["own"]),
         "{:.2f} dB",
-        "The next frame from the pair's own latent action: clearly above copying.",
+        "The next frame from the pair's own latent action: above copying.",
     ),
     Metric(
         "another's action",

@@ -27,11 +27,12 @@ from lam.data import pair_batch
 from lam.gates import action_block
 from lam.interface import Posterior
 from lam.known_factors import frame_features, known_factors, transfer
-from lam.label_curve import label_curve
+from lam.label_curve import label_curve, supervised_curve
 from lam.label_free import label_free
 from lam.loss import PairBatch, motion_error
 from lam.model import LatentActionModel, MotionOutput
 from lam.presets import PRESETS, LamConfig
+from lam.probes import cross_validated, r2_interval
 from lam.sequences import EvaluationSet, pairs
 from lam.subjects import LamSubject
 from lam.train import train
@@ -41,6 +42,7 @@ from scripts.evaluation_data import labelled_pairs, open_evaluation_set
 SIZE = (64, 64)  # of the frames of all four
 ALL_FRAMES = 100_000
 LABEL_FREE_PAIRS = 512
+COUNTS = (8, 16, 32, 64, 128, 256, 1024)
 BATCH = 64
 
 
@@ -61,6 +63,7 @@ def study(out: Path, /, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 600) ->
         measured = out / f"measured-{seed}.json"
         if not measured.exists():
             numbers = _measure(runs, seed=seed) | _utilisation(runs["tiny"], seed=seed, steps=steps)
+            numbers |= _supervised(seed=seed)
             write_text(measured, json.dumps(numbers))
         found.append(json.loads(measured.read_text()))
     medians = {name: statistics.median(numbers[name] for numbers in found) for name in found[0]}
@@ -107,11 +110,29 @@ def _measure(runs: dict[str, Path], *, seed: int) -> dict[str, float]:
         )
         for group, score in onto.items():
             found[f"{title} onto the robot: {group} R2"] = score.r2.value
-        for count, spread in label_curve(z[:, block], known["hand"], clips, seed=seed).items():
+        for count, spread in label_curve(z[:, block], known["hand"], clips, counts=COUNTS, seed=seed).items():
             found[f"{title} error with {count} labels"] = spread.median
+        for earlier in sorted((runs[name] / "checkpoints").glob("step-*")):
+            young = LamSubject(load_lam(earlier).model)
+            found[f"{title}: hand R2 at {earlier.name}"] = _hand_r2(encode(young, test)[:, block], test, seed=seed)
         if name != "ceiling":
             found |= _without_labels(title, subject, test, seed=seed)
     return found
+
+
+def _hand_r2(z: np.ndarray, data: EvaluationSet, *, seed: int) -> float:
+    hand, clips = labels(data)["hand"], pair_clips(data)
+    return r2_interval(cross_validated(z, hand, clips, seed=seed), hand, clips).value
+
+
+def _supervised(*, seed: int) -> dict[str, float]:
+    """Error of a network that learns the hand from as many labels and the frames alone."""
+    test = _demo("test", SIZE)
+    found = pairs(test.sequences)
+    curve = supervised_curve(
+        found.first, found.second, labels(test)["hand"], pair_clips(test), counts=COUNTS, seed=seed
+    )
+    return {f"supervised error with {count} labels": spread.median for count, spread in curve.items()}
 
 
 def _without_labels(title: str, subject: LamSubject, test: EvaluationSet, *, seed: int) -> dict[str, float]:

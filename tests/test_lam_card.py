@@ -104,6 +104,19 @@ def test_a_model_that_tells_less_than_the_flow_misses_that_gate(known: Card) -> 
     assert next(found.passed for found in judged if found.name == "beyond flow") is False
 
 
+def test_a_decoder_that_predicts_worse_than_copying_misses_a_gate(known: Card) -> None:
+    card = known.sets[0].subjects[0]
+    decoder = card.label_free.decoder
+    assert decoder
+    for decibel, passed in ((-0.1, False), (0.1, True)):
+        own = dataclasses.replace(decoder.psnr["copy"], value=decoder.psnr["copy"].value + decibel)
+        worse = dataclasses.replace(decoder, psnr={**decoder.psnr, "own": own})
+        changed = dataclasses.replace(card, label_free=dataclasses.replace(card.label_free, decoder=worse))
+        judged = gates(changed, known.sets[0].subjects, target="hand")
+        assert next(found.passed for found in judged if found.name == "PSNR, own action") is passed
+    assert gate(known.sets[0], "zeros", "PSNR, own action") is None, "no decoder"
+
+
 def test_the_verdict_names_what_is_missed(known: Card) -> None:
     leak = known.sets[0].subjects[1]
     said = verdict(leak, known.sets[0].subjects, name="hands", target="hand", disorder=())

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lam.camera import camera_of, homography, move
 from lam.flow import local_flow
 from lam.interface import Posterior
-from lam.model import LatentActionModel, Stabilised
+from lam.model import LatentActionModel, Stabilised, low_frequencies
 from lam.presets import FLOW_CELLS, LamModelConfig
 from tests.drawn_scene import Scene, centres
 
@@ -330,3 +330,26 @@ def test_frames_of_another_size_are_refused():
         model.encode(torch.zeros(1, 2, 3, 64, 48))
     with pytest.raises(ValueError, match=r"expected frames of shape \(B, 3, 48, 64\)"):
         model.decode(torch.zeros(1, 3, 48, 48), torch.zeros(1, 13))
+
+
+def test_half_of_the_action_is_the_slow_waves_of_motion():
+    rows = low_frequencies(200)
+    assert rows.shape == (128, 128)
+    assert torch.allclose(rows @ rows.T, torch.eye(128), atol=1e-5)
+    right = torch.stack((torch.ones(8, 8), torch.zeros(8, 8))).flatten()
+    assert torch.allclose(rows[:4] @ right, torch.tensor([8.0, 0, 0, 0]), atol=1e-5), "0: all to the right"
+    down = right.roll(64)
+    assert torch.allclose(rows[:4] @ down, torch.tensor([0, 8.0, 0, 0]), atol=1e-5), "1: all down"
+
+
+def test_the_action_starts_with_the_mean_motion():
+    """Everything moves two pixels to the right between the frames, and the camera is told to have stood still."""
+    model = small_model()
+    frames = torch.rand(1, 2, 3, *SIZE) * 2 - 1
+    flow = torch.zeros(1, 2, *SMALL.flow_grid)
+    flow[:, 0] = -2.0  # seen from the second frame, it came from the left
+    pair = Stabilised(torch.zeros(1, 8), frames[:, 0], torch.ones(1, 1, *SIZE), flow)
+    mean = model._posterior(pair, frames[:, 1]).mean[0]
+    assert len(mean) == 5, "two of them slow waves"
+    assert torch.allclose(mean[:2], torch.tensor([-2.0 * 8 / 4, 0]), atol=1e-4)
+    assert mean[2:].abs().min() > 0
