@@ -110,6 +110,9 @@ class LabelFree:
     nats: float | None
     gains: dict[str, float]
     """Clip -> mean squared error of copying less the model's own; {} without a decoder."""
+    shares: dict[str, dict[str, float]]
+    """Clip -> block -> share of that gain which is left when the other blocks are zeros, at most 1; {} for a code of
+    one block, and without the clips that gain nothing. A clip in which nobody acts belongs to the camera."""
     missing: dict[str, str]
     """Name of a number that is None -> why."""
 
@@ -226,12 +229,12 @@ def label_free(subject: Subject, sequences: Listed[Sequence], *, seed: int, pair
         )
         for name, block in blocks.items()
     }
-    decoder, gains = None, {}
+    decoder, gains, shares = None, {}, {}
     if subject.decodes:
         errors = _decode(subject, sample, codes["own"], blocks)
         decoder = _decoder_metrics(errors, blocks, boot)
-        gain = errors["copy"] - errors["own"]
-        gains = {str(name): float(gain[clip_of == index].mean()) for index, name in enumerate(names)}
+        gains = _by_clip(errors["copy"] - errors["own"], sample.clips)
+        shares = _shares(errors, gains, sample.clips)
     else:
         boot.missing["decoder"] = f"{subject.name} has no decoder"
     nats = [(subject.nats(sample.frames(rows, 0), sample.frames(rows, 1)), len(rows)) for rows in sample.chunks()]
@@ -245,8 +248,25 @@ def label_free(subject: Subject, sequences: Listed[Sequence], *, seed: int, pair
         decoder=decoder,
         nats=sum(told) / len(sample.places) if told else None,
         gains=gains,
+        shares=shares,
         missing=boot.missing,
     )
+
+
+def _by_clip(values: np.ndarray, clips: Listed[str]) -> dict[str, float]:
+    """(P,) -> the mean of each clip."""
+    names = np.asarray(clips)
+    return {str(name): float(values[names == name].mean()) for name in np.unique(names)}
+
+
+def _shares(errors: dict[str, np.ndarray], gains: dict[str, float], clips: Listed[str]) -> dict[str, dict[str, float]]:
+    only = {name.removeprefix("only "): values for name, values in errors.items() if name.startswith("only ")}
+    left = {block: _by_clip(errors["copy"] - values, clips) for block, values in only.items()}
+    return {
+        clip: {block: min(kept[clip] / gain, 1.0) for block, kept in left.items()}
+        for clip, gain in gains.items()
+        if left and gain > FLOOR
+    }
 
 
 def shifted(frames: np.ndarray, directions: np.ndarray, *, pixels: int = SHIFT) -> np.ndarray:
@@ -376,6 +396,10 @@ def _decode(subject: Subject, sample: Sample, own: np.ndarray, blocks: dict[str,
             exchanged = z.copy()
             exchanged[:, block] = own[donors[rows.start : rows.stop], block]
             errors[f"shuffled {name}"] = _error(subject.decode(a, exchanged), b)
+            if name != "all":
+                alone = np.zeros_like(z)
+                alone[:, block] = z[:, block]
+                errors[f"only {name}"] = _error(subject.decode(a, alone), b)
         for name, values in errors.items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}

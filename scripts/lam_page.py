@@ -113,7 +113,7 @@ def _set(data: SetCard) -> str:
         parts += [_factors(data)]
     else:
         parts.append("<p>Nothing is known of what was done in these clips, so no probe is possible.</p>")
-    parts.append(_label_free(data))
+    parts += [_label_free(data), _shares(data.subjects[0])]
     return "\n".join(parts)
 
 
@@ -242,6 +242,18 @@ def _label_free(data: SetCard) -> str:
         plot = line_plot(curves, x_label="alpha", y_label=y_label, y_limits=(0, highest * 1.05))
     return f"""<h3>Without labels</h3><div class=wide><table class=numbers><thead><tr><th></th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div>{note}{plot}"""
+
+
+def _shares(card: SubjectCard) -> str:
+    """Which block of the code explains each clip."""
+    shares = card.label_free.shares
+    if not shares:
+        return ""
+    rows = [(clip, [Cell(f"{share:.2f}", max(share, 0)) for share in shares[clip].values()]) for clip in sorted(shares)]
+    table = heat_table(list(next(iter(shares.values()))), rows)
+    return f"""<details><summary>What each clip is made of</summary><p class=note>Share of the gain over copying that
+is left when one block alone is decoded and the others are zeros. Good: walking is <code>cam</code>, work at a table is
+<code>act</code>. Clips without a gain are left out.</p>{table}</details>"""
 
 
 def _number(card: SubjectCard, title: str) -> str:

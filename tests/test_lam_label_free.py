@@ -77,6 +77,17 @@ class Wrapped(Oracle):
         return self.encoder(super().encode(first, second), first, second).astype(np.float32)
 
 
+class TwoSteps(Oracle):
+    """An oracle whose first block holds the step down and whose second the step right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = {"act": slice(0, 1), "cam": slice(1, 2)}
+
+    def encode(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return Oracle().encode(first, second)
+
+
 @pytest.fixture(scope="module")
 def films() -> list[Sequence]:
     return world()
@@ -98,6 +109,21 @@ def code(subject: Subject, sequences: list[Sequence]) -> Any:
 
 def decoder(subject: Subject, sequences: list[Sequence]) -> Any:
     return measure(subject, sequences).decoder
+
+
+def test_each_clip_belongs_to_the_block_that_explains_it():
+    """Clip 0 moves down only, clip 1 right only, clip 2 both ways at once, clip 3 is still."""
+
+    def steps(rng: np.random.Generator) -> np.ndarray:
+        return rng.choice((-2, 2), (FRAMES - 1, 2)) * next(ways)
+
+    ways = iter(((1, 0), (0, 1), (1, 1), (0, 0)))
+    shares = measure(TwoSteps(), world(steps, clips=4)).shares
+    assert list(shares) == ["clip0", "clip1", "clip2"], "a clip that gains nothing has no shares"
+    assert shares["clip0"] == pytest.approx({"act": 1, "cam": 0}, abs=1e-6)
+    assert shares["clip1"] == pytest.approx({"act": 0, "cam": 1}, abs=1e-6)
+    assert 0 < shares["clip2"]["act"] < 0.9 and 0 < shares["clip2"]["cam"] < 0.9
+    assert measure(Oracle(), world(clips=2)).shares == {}, "one block"
 
 
 def test_an_oracle_gets_the_best_of_every_number(oracle):

@@ -61,6 +61,15 @@ def test_the_page_is_one_file_with_everything_in_it(card: Card, shown: tuple[Fil
     assert "nan" not in re.sub(r"base64,[\w+/=]+", "", page).lower()
 
 
+def test_the_page_says_which_block_each_clip_is_made_of(card: Card) -> None:
+    data = card.sets[0]
+    measured = dataclasses.replace(data.subjects[0].label_free, shares={"walk.mp4": {"act": 0.12, "cam": 0.93}})
+    subject = dataclasses.replace(data.subjects[0], label_free=measured)
+    page = card_page(dataclasses.replace(card, sets=(dataclasses.replace(data, subjects=(subject,)),)), ())
+    assert re.search(r"walk\.mp4.*?0\.12.*?0\.93", page, re.DOTALL)
+    assert "What each clip is made of" not in card_page(card, ()), "the tracker's code has one block"
+
+
 def test_a_model_without_decoder_says_why_there_are_no_films(card: Card) -> None:
     data = plain_set(4, frames=9)
     mute = make_card([Entrant(Mute(), "model", (data,))], gap_seconds=0.1, seed=0, fast=True, label_free_pairs=24)
