@@ -1,7 +1,6 @@
 """DreamDojo's published latent action checkpoint as one of our checkpoint folders."""
 
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from common.checkpoints import save_model
-from common.errors import BadData, UserError
+from common.errors import BadData
+from common.published import read_pickled, require_fit, some
 from lam.checkpoint import checkpoint_config
 from lam.dreamdojo import DreamDojoLam
 from lam.presets import LamModelConfig, dreamdojo
@@ -29,32 +29,19 @@ def convert_dreamdojo_lam(source: Path, target: Path) -> LamModelConfig:
     config = model_config(tensors)
     with torch.device("meta"):
         expected = DreamDojoLam(config).state_dict()
-    _compare(tensors, expected, source)
+    require_fit(tensors, {name: tensor.shape for name, tensor in expected.items()}, source)
     described = checkpoint_config(replace(dreamdojo(), model=config), preset="dreamdojo")
     save_model(target, tensors=tensors, config=described, card=_card(source, tensors, config))
     return config
 
 
 def _read(source: Path) -> dict[str, Tensor]:
-    if not source.is_file():
-        raise UserError(f"{source} is not a file", hint="Give the path of the downloaded LAM_400k.ckpt.")
-    try:
-        # Memory-mapped, so that the optimizer's state beside the weights is not read.
-        checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise BadData(
-            f"{source} holds more than tensors and plain values, and was not opened because reading it could run code: "
-            f"{str(error).splitlines()[0]}",
-            hint="If you trust its origin, save it again with nothing but its 'state_dict', then convert that file.",
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise BadData(f"{source} is not a PyTorch checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+    state = read_pickled(source, example="LAM_400k.ckpt").get("state_dict")
+    if not isinstance(state, Mapping):
         raise BadData(f"{source} has no 'state_dict': it is not a Lightning checkpoint")
-    state = checkpoint["state_dict"]
     foreign = [name for name in state if not name.startswith(_PREFIX)]
     if foreign:
-        raise BadData(f"{source} has {len(foreign)} tensors outside '{_PREFIX}': {_some(foreign)}")
+        raise BadData(f"{source} has {len(foreign)} tensors outside '{_PREFIX}': {some(foreign)}")
     return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
 
 
@@ -84,27 +71,6 @@ def model_config(tensors: Mapping[str, Tensor]) -> LamModelConfig:
         latent_dim=latent_dim,
         design="dreamdojo",
     )
-
-
-def _compare(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path) -> None:
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
-    misshapen = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    ]
-    complaints = [
-        f"{len(names)} {what}: {_some(names)}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
-    if complaints:
-        raise BadData(f"{source} does not fit the published network; tensors {'; '.join(complaints)}")
-
-
-def _some(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _card(source: Path, tensors: Mapping[str, Tensor], config: LamModelConfig) -> str:

@@ -278,6 +278,45 @@ def convert_dreamdojo_lam(words: list[str], program: str) -> None:
     _options(run, words, program)
 
 
+def convert_dreamdojo_video(words: list[str], program: str) -> None:
+    """DreamDojo's published video model as a checkpoint folder"""
+
+    def run(source: Positional[Path], target: Positional[Path], /) -> None:
+        """Convert DreamDojo's published 2B or 14B video model.
+
+        Args:
+            source: The downloaded model_ema_bf16.pt.
+            target: Checkpoint folder to write.
+        """
+        from video_model.convert import convert_dreamdojo_video
+
+        _describe_video(target, convert_dreamdojo_video(source, target))
+
+    _options(run, words, program)
+
+
+def convert_cosmos(words: list[str], program: str) -> None:
+    """Cosmos-Predict2.5, from its diffusers folder, as a checkpoint folder"""
+
+    def run(source: Positional[Path], target: Positional[Path], /) -> None:
+        """Convert NVIDIA's Cosmos-Predict2.5 in the diffusers format.
+
+        Args:
+            source: The downloaded folder, or the `transformer` in it.
+            target: Checkpoint folder to write.
+        """
+        from video_model.convert import convert_cosmos
+
+        _describe_video(target, convert_cosmos(source, target))
+
+    _options(run, words, program)
+
+
+def _describe_video(target: Path, config: dict[str, Any]) -> None:
+    channels = config["num_attention_heads"] * config["attention_head_dim"]
+    print(f"{target}: {config['num_layers']} blocks, {channels} channels")
+
+
 def bench_decode(words: list[str], program: str) -> None:
     """CPU milliseconds per training pair, beside seek-and-decode and OpenCV"""
 
@@ -322,6 +361,10 @@ TREE: dict[str, Any] = {
     "train": {"lam": train_lam},
     "label": label,
     "evaluate": {"lam": evaluate_lam},
-    "convert": {"dreamdojo-lam": convert_dreamdojo_lam},
+    "convert": {
+        "dreamdojo-lam": convert_dreamdojo_lam,
+        "dreamdojo-video": convert_dreamdojo_video,
+        "cosmos": convert_cosmos,
+    },
     "bench": {"decode": bench_decode, "lam": bench_lam},
 }

@@ -157,9 +157,10 @@ def test_files_that_are_no_checkpoint_say_so(tmp_path: Path):
     (tmp_path / "text.ckpt").write_text("no checkpoint at all")
     with pytest.raises(BadData, match="not a PyTorch checkpoint"):
         convert_dreamdojo_lam(tmp_path / "text.ckpt", tmp_path / "lam")
-    torch.save([1, 2], tmp_path / "list.ckpt")
-    with pytest.raises(BadData, match="no 'state_dict'"):
-        convert_dreamdojo_lam(tmp_path / "list.ckpt", tmp_path / "lam")
+    for content, message in (([1, 2], "holds no tensors by name"), ({"model": {}}, "no 'state_dict'")):
+        torch.save(content, tmp_path / "other.ckpt")
+        with pytest.raises(BadData, match=message):
+            convert_dreamdojo_lam(tmp_path / "other.ckpt", tmp_path / "lam")
     save_lightning(tmp_path / "other.ckpt", {"lam.fc.weight": torch.zeros(2, 2)})
     with pytest.raises(BadData, match=r"lam\.action_up\.weight is missing"):
         convert_dreamdojo_lam(tmp_path / "other.ckpt", tmp_path / "lam")
