@@ -3,7 +3,7 @@
 Modules that import torch, MuJoCo or PyAV are imported inside the verb, so that help texts stay quick.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from common.config import nearest
 from common.errors import UserError
 from lam.presets import PRESETS, LamConfig
+from video_model.presets import TOKENIZER_PRESETS, TokenizerConfig
 
 Json = Annotated[Path | None, arg(name="json", help="Also write the numbers to this file.")]
 
@@ -121,15 +122,7 @@ def data_demo(words: list[str], program: str) -> None:
 
 def train_lam(words: list[str], program: str) -> None:
     """train a latent action model on folders of video: PRESET is tiny, small, base or dreamdojo"""
-    # The preset decides the defaults that tyro shows and fills in, so it is read before the options.
-    given = bool(words) and not words[0].startswith("-")
-    if not given and not {"-h", "--help"} & set(words):
-        raise UserError(
-            "which preset?", hint=f"{program} PRESET --data FOLDER --out RUN; there are: {', '.join(PRESETS)}"
-        )
-    name = words[0] if given else "tiny"
-    if name not in PRESETS:
-        raise UserError(f"there is no preset '{name}'; {nearest(name, PRESETS)}")
+    name = _preset(words, program, PRESETS)
 
     def run(
         preset: Positional[str],
@@ -160,6 +153,44 @@ def train_lam(words: list[str], program: str) -> None:
         print(f"{last}\nNext: understudy label {out} FOLDER --out LABELS")
 
     _options(run, words, program)
+
+
+def train_tokenizer(words: list[str], program: str) -> None:
+    """train a tokenizer, which turns video into latents and back: PRESET is tiny or wan21"""
+    name = _preset(words, program, TOKENIZER_PRESETS)
+
+    def run(
+        preset: Positional[str],
+        /,
+        data: tuple[Path, ...],
+        out: Path,
+        config: Annotated[TokenizerConfig, arg(name="")] = TOKENIZER_PRESETS[name](),  # noqa: B008
+    ) -> None:
+        """Train a tokenizer: a causal video autoencoder of Wan's kind. The same command again goes on where it stopped.
+
+        Args:
+            preset: tiny (64x64, 2 CPU cores), or wan21 (the published size; its published weights need no training).
+            data: Folders of video files.
+            out: Folder of the run: config, metrics, sample pictures, checkpoints.
+        """
+        from video_model.tokenizer_train import train
+
+        print(train(config, preset=preset, data=data, out=out))
+
+    _options(run, words, program)
+
+
+def _preset(words: list[str], program: str, presets: Mapping[str, Any]) -> str:
+    """The preset's name, which is the first word. It decides the defaults that tyro shows and fills in."""
+    given = bool(words) and not words[0].startswith("-")
+    if not given and not {"-h", "--help"} & set(words):
+        raise UserError(
+            "which preset?", hint=f"{program} PRESET --data FOLDER --out RUN; there are: {', '.join(presets)}"
+        )
+    name = words[0] if given else "tiny"
+    if name not in presets:
+        raise UserError(f"there is no preset '{name}'; {nearest(name, presets)}")
+    return name
 
 
 def label(words: list[str], program: str) -> None:
@@ -358,7 +389,7 @@ TREE: dict[str, Any] = {
     "quickstart": quickstart,
     "doctor": doctor,
     "data": {"scan": data_scan, "prepare": data_prepare, "demo": data_demo},
-    "train": {"lam": train_lam},
+    "train": {"tokenizer": train_tokenizer, "lam": train_lam},
     "label": label,
     "evaluate": {"lam": evaluate_lam},
     "convert": {
