@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common.metrics import effective_rank, psnr
+from common.sheets import write_sheet
 from lam.interface import PairModel
 from lam.loss import PairBatch, kl_nats
 
@@ -152,20 +152,4 @@ def reconstruction_sheet(model: PairModel, batch: PairBatch, path: Path, *, colu
     rows = {f"first frame\n{frame_psnr(first, second).mean():.1f} dB": first, "next frame": second}
     rows |= {f"{name}\n{frame_psnr(guess, second).mean():.1f} dB": guess for name, guess in guesses.items()}
     rows["|own - next| x 4"] = (own - second).abs() * 4 - 1
-    _draw(rows, path)
-
-
-def _draw(rows: dict[str, Tensor], path: Path, *, label_width: int = 110, least_height: int = 96) -> None:
-    """Pictures (B, 3, H, W) in [-1, 1] in rows under their labels; small ones are enlarged in whole steps."""
-    count, _, height, width = next(iter(rows.values())).shape
-    scale = -(-least_height // height)
-    cell_height, cell_width = height * scale + 2, width * scale + 2
-    sheet = Image.new("RGB", (label_width + count * cell_width, len(rows) * cell_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (label, pictures) in enumerate(rows.items()):
-        draw.multiline_text((6, row * cell_height + cell_height // 2), label, fill="black", anchor="lm")
-        pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        for column, picture in enumerate(pixels):
-            enlarged = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (label_width + column * cell_width, row * cell_height))
-    sheet.save(path, format="PNG")
+    write_sheet(list(rows.items()), path)

@@ -1,20 +1,15 @@
 """Train a latent action model from folders of video, or from shards made of them: build the stage, then `fit`."""
 
-import itertools
-import json
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from common.block_stream import Block, block_batches
 from common.config import to_dict
 from common.errors import UserError
-from common.folders import BadFile, printable
 from common.pairs import PairBlock
 from common.training import DataPosition, Stage, fit
 from lam.augment import augment
@@ -99,66 +94,14 @@ def train(
     return fit(stage, config.training, out)
 
 
-class Blocks(Dataset):
-    """Blocks of pairs by number, for worker processes: a map, so that their order does not depend on the workers."""
-
-    def __init__(self, source: PairSource) -> None:
-        self.source = source
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        try:
-            block: PairBlock = self.source.block(number)
-        except UserError as error:  # raised anew in the training process; torch would wrap it in a traceback
-            return {"error": error}
-        return {
-            "frames": torch.stack((torch.from_numpy(block.first), torch.from_numpy(block.second)), dim=1),
-            "names": tuple(block.clips[index] for index in block.clip),
-            "bad": block.bad,
-        }
-
-
 def stream(source: PairSource, position: DataPosition, *, workers: int, log: Path | None) -> Iterator[PairBatch]:
     """Endless batches from `position` on, decoded ahead by `workers` processes (0: by this one)."""
-    first_block, skip = divmod(position.first_batch * position.batch_size, source.block_pairs)
-    loader = DataLoader(
-        Blocks(source),
-        batch_size=None,
-        sampler=_From(first_block),
-        num_workers=workers,
-        prefetch_factor=1 if workers else None,  # one block is some hundred pairs
-        worker_init_fn=_leave_signals_to_the_trainer,
-    )
-    seen: set[BadFile] = set()
-    for block in loader:
-        if "error" in block:
-            raise block["error"]
-        _report(set(block["bad"]) - seen, log)
-        seen.update(block["bad"])
-        for start in range(skip, source.block_pairs, position.batch_size):
-            part = slice(start, start + position.batch_size)
-            yield pair_batch(block["frames"][part], block["names"][part])
-        skip = 0
+    load = partial(_load, source)
+    for frames, names in block_batches(load, position, block_size=source.block_pairs, workers=workers, log=log):
+        yield pair_batch(frames, names)
 
 
-class _From:
-    """first, first + 1, …: the order in which blocks are asked for."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first)
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    # Ctrl-C reaches the whole process group; workers must live until the trainer has saved.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _report(bad: set[BadFile], log: Path | None) -> None:
-    for file in sorted(bad, key=lambda file: file.name):
-        print(f"left out: {printable(file.name)}: {file.reason}", file=sys.stderr)
-        if log:
-            with log.open("a") as lines:
-                lines.write(json.dumps({"file": file.name, "reason": file.reason}) + "\n")
+def _load(source: PairSource, number: int) -> Block:
+    block: PairBlock = source.block(number)
+    frames = torch.stack((torch.from_numpy(block.first), torch.from_numpy(block.second)), dim=1)
+    return Block(frames, tuple(block.clips[index] for index in block.clip), block.bad)

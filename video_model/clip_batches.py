@@ -1,22 +1,18 @@
 """Windows of video as batches: opened from folders, split by file, decoded ahead by worker processes."""
 
-import itertools
-import json
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from common.block_stream import Block, block_batches
 from common.errors import UserError
-from common.folders import BadFile, Clip, open_folder, printable, split_by_file
+from common.folders import Clip, open_folder, split_by_file
 from common.training import DataPosition
-from video_model.clips import ClipWindows, WindowBlock, WindowConfig
+from video_model.clips import ClipWindows, WindowConfig
 
 
 @dataclass(frozen=True)
@@ -72,61 +68,11 @@ def stream(source: ClipWindows, position: DataPosition, *, workers: int, log: Pa
 
     log: a JSON line per file that could not be read goes there.
     """
-    first_block, skip = divmod(position.first_batch * position.batch_size, source.block_windows)
-    loader = DataLoader(
-        _Blocks(source),
-        batch_size=None,
-        sampler=_From(first_block),
-        num_workers=workers,
-        prefetch_factor=1 if workers else None,  # one block is some hundred windows
-        worker_init_fn=_leave_signals_to_the_trainer,
-    )
-    seen: set[BadFile] = set()
-    for block in loader:
-        if "error" in block:
-            raise block["error"]
-        _report(set(block["bad"]) - seen, log)
-        seen.update(block["bad"])
-        for start in range(skip, source.block_windows, position.batch_size):
-            part = slice(start, start + position.batch_size)
-            yield clip_batch(block["frames"][part], block["names"][part])
-        skip = 0
+    load = partial(_load, source)
+    for frames, names in block_batches(load, position, block_size=source.block_windows, workers=workers, log=log):
+        yield clip_batch(frames, names)
 
 
-class _Blocks(Dataset):
-    """Blocks by number: a map, so that their order does not depend on the workers."""
-
-    def __init__(self, source: ClipWindows) -> None:
-        self.source = source
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        try:
-            block: WindowBlock = self.source.block(number)
-        except UserError as error:  # raised anew in the training process; torch would wrap it in a traceback
-            return {"error": error}
-        names = tuple(block.clips[clip] for clip in block.clip)
-        return {"frames": torch.from_numpy(block.frames), "names": names, "bad": block.bad}
-
-
-class _From:
-    """first, first + 1, …: the order in which blocks are asked for."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first)
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    # Ctrl-C reaches the whole process group; workers must live until the trainer has saved.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _report(bad: set[BadFile], log: Path | None) -> None:
-    for file in sorted(bad, key=lambda file: file.name):
-        print(f"left out: {printable(file.name)}: {file.reason}", file=sys.stderr)
-        if log:
-            with log.open("a") as lines:
-                lines.write(json.dumps({"file": file.name, "reason": file.reason}) + "\n")
+def _load(source: ClipWindows, number: int) -> Block:
+    block = source.block(number)
+    return Block(torch.from_numpy(block.frames), tuple(block.clips[clip] for clip in block.clip), block.bad)

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common.config import to_dict
 from common.errors import UserError
 from common.metrics import psnr
+from common.sheets import write_sheet
 from common.training import DataPosition, Stage, fit
 from video_model.clip_batches import ClipBatch, evaluation_batches, open_split, stream
 from video_model.clips import ClipWindows, WindowConfig
@@ -142,23 +142,7 @@ def reconstruction_sheet(model: Tokenizer, batch: ClipBatch, path: Path, *, wind
         original, guess = frames[number, :columns], shown[number, :columns]
         rows += [("frames", original), (f"decoded\n{quality[number]:.1f} dB", guess)]
         rows.append(("error x 4", (guess - original).abs() * 4 - 1))
-    _draw(rows, path)
-
-
-def _draw(rows: Sequence[tuple[str, Tensor]], path: Path, *, label_width: int = 70, least_height: int = 96) -> None:
-    """Pictures (N, 3, H, W) in [-1, 1] in rows beside their labels; small ones are enlarged in whole steps."""
-    count, _, height, width = rows[0][1].shape
-    scale = -(-least_height // height)
-    cell_height, cell_width = height * scale + 2, width * scale + 2
-    sheet = Image.new("RGB", (label_width + count * cell_width, len(rows) * cell_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (label, pictures) in enumerate(rows):
-        draw.multiline_text((6, row * cell_height + cell_height // 2), label, fill="black", anchor="lm")
-        pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        for column, picture in enumerate(pixels):
-            enlarged = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (label_width + column * cell_width, row * cell_height))
-    sheet.save(path, format="PNG")
+    write_sheet(rows, path, label_width=70)
 
 
 def _card(
