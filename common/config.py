@@ -26,14 +26,16 @@ class TrainingConfig:
     """Samples per optimizer step, over all processes and accumulation."""
     accumulation: int = 1
     """Forward and backward passes that make up one optimizer step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonal steps for matrices (`common.muon`), AdamW for the rest."""
     learning_rate: float = 3e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of the optimizer."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up, down to a tenth of the peak (constant: no decay)."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay; matrices only."""
+    """Decoupled weight decay; matrices only."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.999

@@ -24,6 +24,7 @@ from typing_extensions import Self
 from common.checkpoints import durable_folder, newest_checkpoint, prune, require_space, write_model_files
 from common.config import TrainingConfig
 from common.errors import BadData, StoppedBySignal, UserError
+from common.muon import Muon
 from common.run_folder import MetricsLog, open_run, require_tracker
 from common.training_state import (
     ExponentialMovingAverage,
@@ -123,7 +124,8 @@ class _Fit:
         self.stage, self.training, self.out, self.accelerator = stage, training, out, accelerator
         if training.compile:
             stage.model.compile()
-        optimizer = torch.optim.AdamW(parameter_groups(stage.model, weight_decay=training.weight_decay), lr=0.0)
+        groups = parameter_groups(stage.model, weight_decay=training.weight_decay)
+        optimizer = Muon(groups, lr=0.0) if training.optimizer == "muon" else torch.optim.AdamW(groups, lr=0.0)
         self.model, prepared = accelerator.prepare(stage.model, optimizer)
         self.optimizer = prepared.optimizer
         self.ema = ExponentialMovingAverage(self.model, decay=training.ema_decay)
@@ -310,7 +312,7 @@ class _Fit:
         return self.out / "checkpoints" / f"step-{self.progress.step}"
 
     def _require_space(self) -> None:
-        """Weights, their average and AdamW's two moments."""
+        """Weights, their average and AdamW's two moments (Muon has one)."""
         copies = 3 + bool(self.training.ema_decay)
         require_space(self.out, copies * sum(p.numel() * p.element_size() for p in self.model.parameters()))
 

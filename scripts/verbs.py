@@ -102,6 +102,28 @@ def data_prepare(words: list[str], program: str) -> None:
     _options(run, words, program)
 
 
+def data_episodes(words: list[str], program: str) -> None:
+    """the episodes of a LeRobot dataset as plain videos, one folder per split"""
+
+    def run(
+        dataset: Positional[Path], out: Positional[Path], /, camera: str | None = None, splits: tuple[str, ...] = ()
+    ) -> None:
+        """Write each episode of a LeRobot dataset (v2.0 to v3.0) as a video of its own, so that it can be pretrained
+        on like any other: OUT/SPLIT/episode_NNNNNN.mp4.
+
+        Args:
+            dataset: Folder of the dataset.
+            out: Folder for the videos.
+            camera: Which camera, where there are several.
+            splits: Names of splits in its info.json, or first:end; by default all that have names.
+        """
+        from scripts.episodes import write_episodes
+
+        print(f"{out}: {write_episodes(dataset, out, camera=camera, splits=splits)} videos")
+
+    _options(run, words, program)
+
+
 def data_demo(words: list[str], program: str) -> None:
     """make the demo world: a human hand and a robot at the same table"""
     from scripts.demo_data import DemoConfig
@@ -388,7 +410,7 @@ def _list_bad(bad: Any) -> None:
 TREE: dict[str, Any] = {
     "quickstart": quickstart,
     "doctor": doctor,
-    "data": {"scan": data_scan, "prepare": data_prepare, "demo": data_demo},
+    "data": {"scan": data_scan, "prepare": data_prepare, "demo": data_demo, "episodes": data_episodes},
     "train": {"tokenizer": train_tokenizer, "lam": train_lam},
     "label": label,
     "evaluate": {"lam": evaluate_lam},

@@ -26,6 +26,7 @@ from common import checkpoints
 from common.checkpoints import newest_checkpoint, step_folders, verify
 from common.config import TrainingConfig
 from common.errors import BadData, MissingDependency, UserError
+from common.muon import Muon
 from common.training import NON_FINITE_LIMIT, Stage, fit
 from common.training_state import (
     ExponentialMovingAverage,
@@ -395,7 +396,7 @@ def test_kill_9_loses_no_checkpoint(tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "checkpoints").glob(".*")), "no leftovers"
 
 
-def sharded_round_trip(rank: int, port: int, folder: Path) -> None:
+def sharded_round_trip(rank: int, port: int, folder: Path, optimizer: type[torch.optim.Optimizer]) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
 
@@ -403,7 +404,7 @@ def sharded_round_trip(rank: int, port: int, folder: Path) -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
         fully_shard(model, mesh=mesh)
-        return model, torch.optim.AdamW(model.parameters(), lr=0.1), ExponentialMovingAverage(model, decay=0.9)
+        return model, optimizer(model.parameters(), lr=0.1), ExponentialMovingAverage(model, decay=0.9)  # type: ignore[call-arg]
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, ema: ExponentialMovingAverage, number: int) -> None:
         torch.manual_seed(number)
@@ -432,6 +433,7 @@ def sharded_round_trip(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_state_goes_to_disk_and_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, Muon])
+def test_sharded_state_goes_to_disk_and_back(tmp_path: Path, optimizer: type[torch.optim.Optimizer]) -> None:
     """FSDP2 on two CPU processes: weights, average and optimizer written whole, read back into shards, trained on."""
-    spawn(sharded_round_trip, args=(free_port(), tmp_path / "checkpoint"), nprocs=2)
+    spawn(sharded_round_trip, args=(free_port(), tmp_path / "checkpoint", optimizer), nprocs=2)

@@ -1,9 +1,9 @@
-"""Named configurations of the tokenizer, from one that trains on two CPU cores to Wan's published size.
+"""Named configurations of tokenizer and video model, from ones that train on two CPU cores to the published sizes.
 
 Standard library only: the command line reads this file before it imports torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from common.config import TrainingConfig
 from common.errors import UserError
@@ -134,15 +134,28 @@ class TokenizerConfig:
 
 
 def tokenizer_tiny() -> TokenizerConfig:
-    """1.2 M parameters at 64x64: minutes on two CPU cores."""
+    """1.3 M parameters at 64x64: an hour on one CPU core."""
     return TokenizerConfig(
         model=TokenizerModelConfig(
-            base_dim=16, decoder_base_dim=24, dim_mult=(1, 2, 2), num_res_blocks=1, patch_size=2, is_residual=True
+            base_dim=16,
+            decoder_base_dim=24,
+            z_dim=48,
+            dim_mult=(1, 2, 2),
+            num_res_blocks=1,
+            patch_size=2,
+            is_residual=True,
         ),
         data=TokenizerDataConfig(height=64, width=64, buffer_windows=512),
         augment=TokenizerAugmentConfig(crop=32),
         training=TrainingConfig(
-            steps=4000, batch_size=4, learning_rate=3e-3, warmup_steps=50, ema_decay=0.99, log_every=50
+            steps=6000,
+            batch_size=8,
+            optimizer="muon",
+            learning_rate=1e-2,
+            warmup_steps=50,
+            ema_decay=0.995,
+            precision="bf16",
+            log_every=50,
         ),
     )
 
@@ -155,3 +168,155 @@ def tokenizer_wan21() -> TokenizerConfig:
 
 
 TOKENIZER_PRESETS = {"tiny": tokenizer_tiny, "wan21": tokenizer_wan21}
+
+
+@dataclass(frozen=True)
+class VideoModelConfig:
+    """Sizes of a video model that is trained from scratch; `video_model.model.VideoModel` without text."""
+
+    heads: int = 16
+    """Attention heads."""
+    head_dim: int = 128
+    """Channels of a head, even, 12 or more; heads x head_dim are the network's channels."""
+    layers: int = 28
+    """Transformer blocks."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of a block's MLP, over the network's."""
+    modulation_dim: int = 256
+    """Inner channels of the adaptive norms."""
+    patch: int = 2
+    """Side in latent pixels of the square that is one token."""
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "layers", "modulation_dim", "patch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if self.head_dim < 12 or self.head_dim % 2:
+            raise UserError(f"model.head_dim must be even and at least 12, not {self.head_dim}")
+
+
+@dataclass(frozen=True)
+class VideoLossConfig:
+    """What a training step of the video model looks like (`video_model.loss`)."""
+
+    shift: float = 5.0
+    """Moves noise levels towards noise, in training and in sampling: the larger the picture, the more."""
+    temporal_weight: float = 0.1
+    """Price of an error of the velocity's change along time, over that of the velocity."""
+    causal_share: float = 0.7
+    """Share of the steps in which a latent sees the past only, each with a noise level of its own; else all see all."""
+    window: int = 3
+    """Latents before it that a causal latent sees, besides the sink."""
+    sink: int = 1
+    """First latents that stay visible."""
+    context_noise: float = 0.1
+    """Highest noise level of given latents."""
+    clean_context_share: float = 0.5
+    """Share of the samples whose given latents have no noise."""
+    mid_clip_share: float = 0.25
+    """Share of the steps whose windows begin with a latent that stands for four frames."""
+    hold_share: float = 0.3
+    """Share of the samples in which a latent's four actions are replaced by their mean, as a live stream holds them."""
+    drop_share: float = 0.1
+    """Share of the samples that get no actions."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in fields(self) if f.name.endswith("_share")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"loss.{name} must lie in [0, 1], not {getattr(self, name)}")
+        if self.shift <= 0:
+            raise UserError(f"loss.shift must be above 0, not {self.shift}")
+        if not 0 <= self.context_noise < 1:
+            raise UserError(f"loss.context_noise must lie in [0, 1), not {self.context_noise}")
+        if self.temporal_weight < 0 or self.window < 1 or self.sink < 0:
+            raise UserError("loss.temporal_weight and loss.sink must not be negative, loss.window must be at least 1")
+
+
+@dataclass(frozen=True)
+class VideoDataConfig:
+    """Which windows of video to train the video model on; their rate is that of the labels."""
+
+    height: int = 480
+    """Rows of the frames in pixels."""
+    width: int = 640
+    """Columns of the frames in pixels; the picture is cropped to this aspect."""
+    latents: int = 4
+    """Latents of a training window: the first is one frame, every other one four."""
+    windows_per_frame: float = 0.25
+    """Windows drawn per frame that could begin one, each time that the video is gone through."""
+    buffer_windows: int = 256
+    """Windows that are shuffled together in memory."""
+    encode_once: bool = False
+    """Turn all windows into latents before training and train on these; else anew in every step."""
+    validation_share: float = 0.1
+    """Share of the files that training never sees; at least one."""
+    validation_windows: int = 32
+    """Windows from these files that each validation looks at."""
+
+    def __post_init__(self) -> None:
+        if self.latents < 2:
+            raise UserError(f"data.latents must be at least 2, not {self.latents}")
+        if not 0 < self.validation_share < 1:
+            raise UserError(f"data.validation_share must lie between 0 and 1, not {self.validation_share}")
+        if self.validation_windows < 2:
+            raise UserError(f"data.validation_windows must be at least 2, not {self.validation_windows}")
+
+    @property
+    def frames(self) -> int:
+        """Frames of a window that training cuts its latents from: one latent more, so that some begin in mid-clip."""
+        return 1 + TIME_FACTOR * self.latents
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Everything that decides a trained video model, but for video, latent actions and tokenizer."""
+
+    model: VideoModelConfig = field(default_factory=VideoModelConfig)
+    loss: VideoLossConfig = field(default_factory=VideoLossConfig)
+    data: VideoDataConfig = field(default_factory=VideoDataConfig)
+    sampling_steps: int = 12
+    """Euler steps from noise to a latent."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.sampling_steps < 1:
+            raise UserError(f"sampling_steps must be at least 1, not {self.sampling_steps}")
+
+
+def video_tiny() -> VideoConfig:
+    """About 2 M parameters at 64x64: minutes on two CPU cores."""
+    return VideoConfig(
+        model=VideoModelConfig(heads=4, head_dim=32, layers=6, modulation_dim=32),
+        loss=VideoLossConfig(shift=2.0),
+        data=VideoDataConfig(height=64, width=64, latents=5, encode_once=True),
+        training=TrainingConfig(
+            steps=1000, batch_size=16, optimizer="muon", learning_rate=3e-3, warmup_steps=50, ema_decay=0.99
+        ),
+    )
+
+
+def video_small() -> VideoConfig:
+    """110 M parameters at 240x320, for one GPU."""
+    return VideoConfig(
+        model=VideoModelConfig(heads=12, head_dim=64, layers=12, modulation_dim=128),
+        data=VideoDataConfig(height=240, width=320),
+        training=TrainingConfig(steps=50_000, batch_size=32, precision="bf16", save_every=2_000),
+    )
+
+
+def video_cosmos_2b() -> VideoConfig:
+    """The shape of Cosmos-Predict2.5-2B at 480x640, which its published weights fill (`--init`)."""
+    return VideoConfig(
+        training=TrainingConfig(
+            steps=50_000,
+            batch_size=64,
+            learning_rate=1.6e-4,
+            weight_decay=0.1,
+            precision="bf16",
+            checkpoint_activations=True,
+            save_every=1_000,
+        )
+    )
+
+
+VIDEO_PRESETS = {"tiny": video_tiny, "small": video_small, "cosmos-2b": video_cosmos_2b}
