@@ -1,7 +1,7 @@
 """Muon: steps of equal size in every direction for matrices, AdamW for the rest, in one optimizer.
 
-A matrix's momentum is replaced by the nearest orthogonal one (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon) and
-scaled to the size that AdamW's steps have (arXiv 2502.16982, section 2.2), so that one learning rate serves both parts.
+A matrix's momentum is replaced by the nearest orthogonal one (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon)
+and scaled to the size that AdamW's steps have (arXiv 2502.16982, section 2.2), so that one learning rate serves both.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,7 +34,8 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

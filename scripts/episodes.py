@@ -1,4 +1,4 @@
-"""`understudy data episodes`: the episodes of a LeRobot dataset as plain videos, for everything that takes a folder of video."""
+"""`understudy data episodes`: the episodes of a LeRobot dataset as plain videos, as the other verbs take them."""
 
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Muon: orthogonal steps, their size, what is left to AdamW, and that its state survives a checkpoint."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -70,11 +72,10 @@ def test_what_is_no_matrix_steps_as_in_adamw() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_fit_with_muon_resumes_bit_for_bit(tmp_path) -> None:  # noqa: ANN001
+def test_fit_with_muon_resumes_bit_for_bit(tmp_path: Path) -> None:
     def train(name: str, steps: int) -> dict[str, torch.Tensor]:
-        config = TrainingConfig(
-            steps=steps, batch_size=8, warmup_steps=2, decay="constant", optimizer="muon", evaluate_every=0, save_every=4
-        )
+        options = {"batch_size": 8, "warmup_steps": 2, "evaluate_every": 0, "save_every": 4}
+        config = TrainingConfig(steps=steps, optimizer="muon", decay="constant", **options)  # type: ignore[arg-type]
         stage = toy_stage.stage(config)
         fit(stage, config, tmp_path / name)
         return {key: value.clone() for key, value in stage.model.state_dict().items()}
