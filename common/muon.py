@@ -1,6 +1,6 @@
 """Muon: steps of equal size in every direction for matrices, AdamW for the rest, in one optimizer.
 
-A matrix's momentum is replaced by the nearest orthogonal one (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon)
+A matrix's momentum gives way to the nearest orthogonal one (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon)
 and scaled to the size that AdamW's steps have (arXiv 2502.16982, section 2.2), so that one learning rate serves both.
 """
 

@@ -78,6 +78,8 @@ class Stage:
     """config.json of each checkpoint: what loading the model needs."""
     card: Callable[[int, dict[str, float]], str]
     """(step, last validation) -> text of the model card."""
+    companions: Callable[[Path], None] | None = None
+    """Writes into a new checkpoint's folder what it needs beside the model."""
 
 
 class StopSignals:
@@ -292,6 +294,8 @@ class _Fit:
                 card = self.stage.card(self.progress.step, self.progress.validation)
                 write_model_files(temporary, tensors=tensors, config=self.stage.checkpoint_config, card=card)
                 save_training(temporary / "training", files, self.progress)
+                if self.stage.companions:
+                    self.stage.companions(temporary)
             prune(self.out, keep=self.training.keep)
         self.accelerator.wait_for_everyone()
 

@@ -70,6 +70,11 @@ def demo_set_path() -> Path:
     return path
 
 
+def demo_tokenizer_path() -> Path:
+    """The demo world's tokenizer, a checkpoint folder that ships with Understudy; its README says how it was made."""
+    return Path(__file__).parent / "demo_tokenizer"
+
+
 def clip_name(spec: EpisodeSpec) -> str:
     """Where a human episode lies below `human/`, and its factors below `factors/human/`, without the suffix."""
     return f"{spec.split}/{spec.split}_{spec.index:04d}"

@@ -5,7 +5,7 @@ Modules that import torch, MuJoCo or PyAV are imported inside the verb, so that 
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from common.config import nearest
 from common.errors import UserError
 from lam.presets import PRESETS, LamConfig
-from video_model.presets import TOKENIZER_PRESETS, TokenizerConfig
+from video_model.presets import TOKENIZER_PRESETS, VIDEO_PRESETS, TokenizerConfig, VideoConfig
 
 Json = Annotated[Path | None, arg(name="json", help="Also write the numbers to this file.")]
 
@@ -202,6 +202,56 @@ def train_tokenizer(words: list[str], program: str) -> None:
     _options(run, words, program)
 
 
+def train_video(words: list[str], program: str) -> None:
+    """train a video model on folders of video and their latent actions: PRESET is tiny, small or cosmos-2b"""
+    name = _preset(words, program, VIDEO_PRESETS)
+
+    def run(
+        preset: Positional[str],
+        /,
+        data: Path,
+        actions: Path,
+        tokenizer: str,
+        out: Path,
+        init: Path | None = None,
+        latents: Path | None = None,
+        config: Annotated[VideoConfig, arg(name="")] = VIDEO_PRESETS[name](),  # noqa: B008
+    ) -> None:
+        """Train the video model: a first frame and latent actions go in, video comes out. The same command again goes
+        on where it stopped.
+
+        Args:
+            preset: tiny (64x64, 2 CPU cores), small (240x320, one GPU), or cosmos-2b (480x640, the shape of
+                Cosmos-Predict2.5-2B).
+            data: Folder of video files.
+            actions: Their latent actions, written by `understudy label`.
+            tokenizer: Folder of a tokenizer: a checkpoint, a run, or a published Wan autoencoder; or `demo`, the small
+                one that comes with the package, for the demo world.
+            out: Folder of the run: config, metrics, sample pictures, checkpoints.
+            init: Start from this video model, such as `understudy convert cosmos` writes, and its sizes.
+            latents: Folder for the encoded windows (--data.encode-once), which runs on the same data may share; by
+                default in the run.
+        """
+        from scripts.demo_data import demo_tokenizer_path
+        from video_model.train import train
+
+        folder = demo_tokenizer_path() if tokenizer == "demo" else Path(tokenizer)
+        print(
+            train(
+                config,
+                preset=preset,
+                data=data,
+                actions=actions,
+                tokenizer=folder,
+                out=out,
+                init=init,
+                latents=latents,
+            )
+        )
+
+    _options(run, words, program)
+
+
 def _preset(words: list[str], program: str, presets: Mapping[str, Any]) -> str:
     """The preset's name, which is the first word. It decides the defaults that tyro shows and fills in."""
     given = bool(words) and not words[0].startswith("-")
@@ -241,6 +291,61 @@ def label(words: list[str], program: str) -> None:
         report = label(checkpoint, folder, out, batch_size=batch_size, fps=fps)
         _list_bad(report.bad)
         print(f"{out}: latent actions of {report.clips} clips, {report.frames} frames")
+
+    _options(run, words, program)
+
+
+def rollout(words: list[str], program: str) -> None:
+    """a video from a first frame and latent actions: a clip's own, or another's"""
+
+    def run(
+        checkpoint: Positional[Path],
+        video: Positional[Path],
+        /,
+        actions: Path,
+        out: Path,
+        start: float = 0.0,
+        actions_start: float | None = None,
+        seconds: float | None = None,
+        use: Literal["all", "act", "camera", "opposite", "none"] = "all",
+        beside: Path | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make a video that begins with a frame of VIDEO and follows latent actions. Where these are the video's own,
+        what really happened is shown at its left, and the PSNR against it is printed.
+
+        Args:
+            checkpoint: A video model's checkpoint, or the folder of a run (its newest checkpoint).
+            video: Video, or picture, with the first frame.
+            actions: A file written by `understudy label`: the video's own, or another's (transfer).
+            out: mp4 file to write.
+            start: Second of the video that the first frame is taken from.
+            actions_start: Second from which on actions are taken; by default `start` for own actions, 0 for another's.
+            seconds: Length; by default as long as there are actions.
+            use: What of the actions: all; act, without the camera's motion; camera, only that; opposite, what was done
+                turned round, under the same camera; none.
+            beside: Show this video at the left, from `actions_start` on: the one that the actions are from.
+            steps: Sampling steps per latent; by default as the model was trained for.
+            seed: Of the noise.
+        """
+        from scripts.rollout import make_rollout
+
+        print(
+            make_rollout(
+                checkpoint,
+                video,
+                actions,
+                out,
+                start=start,
+                actions_start=actions_start,
+                seconds=seconds,
+                use=use,
+                beside=beside,
+                steps=steps,
+                seed=seed,
+            )
+        )
 
     _options(run, words, program)
 
@@ -411,8 +516,9 @@ TREE: dict[str, Any] = {
     "quickstart": quickstart,
     "doctor": doctor,
     "data": {"scan": data_scan, "prepare": data_prepare, "demo": data_demo, "episodes": data_episodes},
-    "train": {"tokenizer": train_tokenizer, "lam": train_lam},
+    "train": {"tokenizer": train_tokenizer, "lam": train_lam, "video": train_video},
     "label": label,
+    "rollout": rollout,
     "evaluate": {"lam": evaluate_lam},
     "convert": {
         "dreamdojo-lam": convert_dreamdojo_lam,

@@ -58,7 +58,7 @@ def test_momentum_looks_ahead() -> None:
 def test_what_is_no_matrix_steps_as_in_adamw() -> None:
     def run(make: type) -> list[torch.Tensor]:
         torch.manual_seed(0)
-        norm = nn.LayerNorm((6, 1, 1))  # (6, 1, 1): as many numbers as rows
+        norm = nn.LayerNorm([6, 1, 1])  # (6, 1, 1): as many numbers as rows
         options = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
         optimizer = make(norm.parameters(), lr=0.1, **options)
         for _ in range(4):
@@ -67,7 +67,7 @@ def test_what_is_no_matrix_steps_as_in_adamw() -> None:
             optimizer.step()
         return [parameter.detach() for parameter in norm.parameters()]
 
-    assert not is_matrix(nn.LayerNorm((6, 1, 1)).weight)
+    assert not is_matrix(nn.LayerNorm([6, 1, 1]).weight)
     for ours, theirs in zip(run(Muon), run(torch.optim.AdamW), strict=True):
         torch.testing.assert_close(ours, theirs)
 

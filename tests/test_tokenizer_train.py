@@ -5,6 +5,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def times_at(rate: float, frames: int) -> list[float]:
     return (np.arange(frames) / rate).tolist()
 
 
-def source(root: Path, *, config: WindowConfig = WINDOW, batch_size: int = 8, **options: int) -> ClipWindows:
+def source(root: Path, *, config: WindowConfig = WINDOW, batch_size: int = 8, **options: Any) -> ClipWindows:
     return ClipWindows(open_folder(root).clips, config=config, batch_size=batch_size, **{"seed": 0, **options})
 
 
@@ -199,6 +200,21 @@ def test_augmentation_treats_all_frames_of_a_window_alike() -> None:
     assert torch.equal(out[0, 0, 0].diff(dim=0), torch.full((7, 8), 16.0))
     kept = augment(ClipBatch(columns, ("a",) * 32), TokenizerAugmentConfig(mirror=False)).frames
     assert torch.equal(kept, columns)
+
+
+def test_recolouring_changes_windows_each_in_one_way() -> None:
+    torch.manual_seed(0)
+    frames = torch.linspace(-0.3, 0.3, 17)[:, None, None, None] + torch.tensor([-0.2, 0.0, 0.2])[:, None, None]
+    frames = frames.expand(32, 17, 3, 8, 8)  # within [-0.5, 0.5], so that nothing is cut off
+    out = augment(ClipBatch(frames, ("a",) * 32), TokenizerAugmentConfig(mirror=False, colour=True)).frames
+    per_frame = out[..., 0, 0]  # (B, T, 3)
+    assert torch.equal(out, per_frame[..., None, None].expand_as(out)), "no place differs"
+    slopes = per_frame.diff(dim=1)
+    torch.testing.assert_close(slopes, slopes[:, :1].expand_as(slopes), msg="nor does a time")
+    assert slopes.min() > 0, "nothing is inverted"
+    assert slopes.mean(1).flatten().unique().numel() == 96, "each colour of each window has its own contrast"
+    ranks = (per_frame.mean(1) / slopes.mean(1)).argsort(dim=1)
+    assert len({tuple(order.tolist()) for order in ranks}) > 1, "and the order of colours changes"
 
 
 def test_sharpness_is_about_space_not_time_or_channels() -> None:

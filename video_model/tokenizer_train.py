@@ -84,8 +84,10 @@ def window_config(data: TokenizerDataConfig) -> WindowConfig:
 
 
 def augment(batch: ClipBatch, config: TokenizerAugmentConfig) -> ClipBatch:
-    """Mirror windows and cut a square out of the batch at random, drawn from torch's generator."""
+    """Mirror windows, change their colours, cut a square out of the batch: at random, drawn from torch's generators."""
     frames = batch.frames
+    if config.colour:
+        frames = _recoloured(frames)
     if config.mirror:
         mirrored = torch.rand(len(frames), device=frames.device) < 0.5
         frames = torch.where(mirrored[:, None, None, None, None], frames.flip(-1), frames)
@@ -95,6 +97,14 @@ def augment(batch: ClipBatch, config: TokenizerAugmentConfig) -> ClipBatch:
         left = int(torch.randint(width - config.crop + 1, ()))
         frames = frames[..., top : top + config.crop, left : left + config.crop]
     return ClipBatch(frames, batch.names)
+
+
+def _recoloured(frames: Tensor) -> Tensor:
+    """Each window (T, 3, H, W) with its channels in another order, each with a contrast and brightness of its own."""
+    order = torch.rand(len(frames), 3, device=frames.device).argsort(dim=1)
+    frames = frames.gather(2, order[:, None, :, None, None].expand_as(frames))
+    contrast, brightness = torch.rand(2, len(frames), 1, 3, 1, 1, device=frames.device) * 2 - 1
+    return (frames * (0.4 * contrast).exp() + 0.2 * brightness).clamp(-1, 1)
 
 
 @torch.no_grad()

@@ -1,0 +1,99 @@
+"""From a first frame and actions to video, one latent at a time, as long as there are actions.
+
+Each latent is made from noise by Euler steps along the predicted velocity, seeing the past through a `KVCache`; then it
+is shown to the network once more, clean, and kept. Axes: B samples, T frames, A values of one action, H x W pixels.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from video_model.cache import KVCache
+from video_model.flow import sampling_times
+from video_model.generator import LATENT, Generator
+from video_model.layers import Actions
+from video_model.presets import TIME_FACTOR
+from video_model.tokenizer import DecoderState
+
+
+@dataclass
+class Stream:
+    """B videos in the making. Many streams share one generator."""
+
+    cache: KVCache
+    decoder: DecoderState
+    random: list[torch.Generator]
+    """One for each video, so that a video does not depend on which others are made with it."""
+    shape: torch.Size
+    """Of one latent, (C, 1, h, w)."""
+
+
+@torch.inference_mode()
+def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tuple[Stream, Tensor]:
+    """first_frames (B, 3, H, W) in [-1, 1] -> a stream, and the same frames as the tokenizer shows them.
+
+    ValueError if the pictures have another size than those of training.
+    """
+    size, model = (generator.config.data.height, generator.config.data.width), generator.model
+    if first_frames.shape[1:] != (3, *size):
+        raise ValueError(f"first frames must be (B, 3, {size[0]}, {size[1]}), not {tuple(first_frames.shape)}")
+    latents = generator.tokenizer.encode(first_frames.to(generator.device)[:, None])  # (B, C, 1, h, w)
+    batch, _, _, height, width = latents.shape
+    loss = generator.config.loss
+    cache = model.empty_cache(batch=batch, height=height, width=width, window=loss.window, sink=loss.sink)
+    given = latents.new_ones(batch, 1)
+    model(latents.to(model.dtype), 0 * given, conditioned=given, cache=cache, append=True)
+    shown, decoder = generator.tokenizer.decode_next(latents, None)
+    random = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return Stream(cache, decoder, random, latents.shape[1:]), shown[:, 0]
+
+
+@torch.inference_mode()
+def advance(generator: Generator, stream: Stream, actions: Tensor, *, embodiment: str, steps: int) -> Tensor:
+    """The next four frames (B, 4, 3, H, W) under the actions (B, 4, A), which are not scaled yet."""
+    model = generator.model
+    chunk = Actions(
+        generator.embodiment(embodiment).scaled(actions.to(generator.device)).to(model.dtype),
+        embodiment=embodiment,
+        mid_clip=True,
+    )
+    noise = [torch.randn(stream.shape, generator=random) for random in stream.random]
+    x = torch.stack(noise).to(generator.device)
+    level = x.new_ones(len(x), 1)
+    times = sampling_times(steps, shift=generator.config.loss.shift, device=generator.device)
+    for now, then in itertools.pairwise(times):
+        v = model(x.to(model.dtype), now * level, actions=chunk, cache=stream.cache)
+        x = x + (then - now) * v.float()
+    model(x.to(model.dtype), 0 * level, actions=chunk, conditioned=level, cache=stream.cache, append=True)
+    frames, stream.decoder = generator.tokenizer.decode_next(x, stream.decoder)
+    return frames
+
+
+def rollout(
+    generator: Generator,
+    first_frames: Tensor,
+    actions: Tensor,
+    *,
+    embodiment: str = LATENT,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Video (B, 1 + T, 3, H, W) in [-1, 1], on the CPU, from first_frames (B, 3, H, W) and actions (B, T, A), T >= 1.
+
+    actions[:, t] leads from frame t to frame t + 1. Frame 0 is the first frame as the tokenizer shows it. The network
+    takes four actions at a time: where T is no multiple of 4, zeros fill the last four, and what follows frame T is
+    not shown. steps: Euler steps for each latent, by default those of the model's config. Video i of the batch depends
+    on seed + i and on nothing else in the batch.
+    """
+    if actions.ndim != 3 or len(actions) != len(first_frames) or not actions.shape[1]:
+        raise ValueError(f"actions must be ({len(first_frames)}, T, A), not {tuple(actions.shape)}")
+    length = actions.shape[1]
+    padded = torch.cat((actions, actions.new_zeros(len(actions), -length % TIME_FACTOR, actions.shape[2])), dim=1)
+    stream, shown = start(generator, first_frames, seeds=[seed + i for i in range(len(first_frames))])
+    parts = [shown[:, None].cpu()]
+    for chunk in padded.split(TIME_FACTOR, dim=1):
+        made = advance(generator, stream, chunk, embodiment=embodiment, steps=steps or generator.config.sampling_steps)
+        parts.append(made.cpu())
+    return torch.cat(parts, dim=1)[:, : 1 + length]

@@ -1,0 +1,210 @@
+"""Train a video model on a folder of video and its latent actions: build the stage, then `fit`."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from common.config import to_dict
+from common.errors import UserError
+from common.folders import Clip, printable
+from common.training import DataPosition, Stage, fit
+from video_model.clip_batches import labelled_evaluation_windows, open_split
+from video_model.clips import ClipWindows, WindowConfig
+from video_model.generator import (
+    LATENT,
+    Embodiment,
+    Generator,
+    build_video_model,
+    checkpoint_config,
+    load_video_model,
+    write_companions,
+)
+from video_model.labels import Labels
+from video_model.latent_cache import LatentCache
+from video_model.latent_windows import LatentBatch, encoded_batches
+from video_model.loss import loss
+from video_model.model import VideoModel
+from video_model.presets import TIME_FACTOR, VideoConfig, VideoDataConfig
+from video_model.rollout import rollout
+from video_model.tokenizer import Tokenizer, load_tokenizer
+from video_model.validation import HeldOut, follow, make_rollouts, rollout_sheet
+
+ENCODING_BATCH = 16
+"""Windows that are turned into latents at once."""
+
+
+def train(
+    config: VideoConfig,
+    *,
+    preset: str,
+    data: Path,
+    actions: Path,
+    tokenizer: Path,
+    out: Path,
+    init: Path | None = None,
+    latents: Path | None = None,
+) -> Path:
+    """Train until `config.training.steps` or go on there; returns the last checkpoint's folder.
+
+    data: a folder of video. actions: its latent actions, as `understudy label` writes them. tokenizer: a folder that
+    `load_tokenizer` takes. init: a video model's checkpoint to start from, in place of random weights and of the sizes
+    in `config.model`. latents: folder for the windows that `config.data.encode_once` encodes, by default in the run;
+    runs on the same data may share it.
+    """
+    training = config.training
+    torch.manual_seed(training.seed)
+    labels, tokens = Labels.open(actions), load_tokenizer(tokenizer)
+    model = _network(config, latent_channels=tokens.z_dim, action_dim=labels.dim, init=init)
+    _check_size(config.data, tokens, model)
+    if training.checkpoint_activations:
+        model.enable_gradient_checkpointing()
+    training_clips, validation_clips = open_split(
+        [data], validation_share=config.data.validation_share, seed=training.seed
+    )
+    training_clips, validation_clips = _labelled(training_clips, labels), _labelled(validation_clips, labels)
+    scale = labels.rms([clip.name for clip in training_clips])
+    embodiment = Embodiment(tuple(scale.tolist()), fps=config.data.fps, camera_dim=labels.camera_dim)
+    held_out = _held_out(validation_clips, labels, config)
+    windows = window_config(config.data)
+
+    def batches(position: DataPosition) -> Iterator[LatentBatch]:
+        tokens.to(PartialState().device)
+        if config.data.encode_once:
+            cache = LatentCache(latents or out / "latents", training_clips, windows, labels=labels, tokenizer=tokens)
+            ranks = {"rank": position.rank, "world_size": position.world_size}
+            cache.write(batch_size=ENCODING_BATCH, workers=training.workers, **ranks)
+            PartialState().wait_for_everyone()
+            return cache.batches(position, seed=training.seed)
+        source = ClipWindows(
+            training_clips,
+            config=windows,
+            batch_size=position.batch_size,
+            seed=training.seed,
+            rank=position.rank,
+            world_size=position.world_size,
+            labels=labels,
+        )
+        return encoded_batches(source, tokens, position, workers=training.workers, log=out / "quarantine.jsonl")
+
+    def scaled_loss(network: nn.Module, batch: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        scaled = replace(batch, actions=embodiment.scaled(batch.actions))
+        return loss(network, scaled, config.loss, embodiment=LATENT, patch=model.patch)
+
+    def evaluate(network: VideoModel, step: int) -> dict[str, float]:
+        generator = Generator(network, tokens, {LATENT: embodiment}, config)
+        made = make_rollouts(lambda first, acts: rollout(generator, first, acts), held_out)
+        sheets = out / "samples"
+        sheets.mkdir(exist_ok=True)
+        rollout_sheet(made, held_out, sheets / f"step-{step}.png")
+        return follow(made, held_out)
+
+    given = {"data": str(data), "actions": str(actions), "tokenizer": str(tokenizer), "init": init and str(init)}
+    stage = Stage(
+        name=f"train video {preset}",
+        model=model,
+        loss=scaled_loss,
+        batches=batches,
+        evaluate=evaluate,  # type: ignore[arg-type]
+        config={"preset": preset, **given, **to_dict(config)},
+        checkpoint_config=checkpoint_config(model, config, preset=preset),
+        card=lambda step, numbers: _card(
+            config, model, preset=preset, given=given, out=out, step=step, numbers=numbers
+        ),
+        companions=lambda folder: write_companions(folder, tokenizer=tokenizer, embodiments={LATENT: embodiment}),
+    )
+    return fit(stage, training, out)
+
+
+def window_config(data: VideoDataConfig) -> WindowConfig:
+    return WindowConfig(
+        height=data.height,
+        width=data.width,
+        frames=data.frames,
+        fps=data.fps,
+        windows_per_frame=data.windows_per_frame,
+        buffer_windows=data.buffer_windows,
+    )
+
+
+def _network(config: VideoConfig, *, latent_channels: int, action_dim: int, init: Path | None) -> VideoModel:
+    if init is None:
+        return build_video_model(config.model, latent_channels=latent_channels, action_dim=action_dim)
+    model, _ = load_video_model(init)
+    if model.latent_channels != latent_channels:
+        raise UserError(f"{init} makes latents of {model.latent_channels} channels, the tokenizer of {latent_channels}")
+    known = model.config["embodiments"] or {}
+    if LATENT not in known:
+        model.add_embodiment(LATENT, action_dim)
+    elif known[LATENT] != action_dim:
+        raise UserError(f"{init} takes latent actions of {known[LATENT]} values; these labels have {action_dim}")
+    return model
+
+
+def _labelled(clips: Sequence[Clip], labels: Labels) -> list[Clip]:
+    """Those that could be labelled; says which could not. BadData if one has no labels for another reason."""
+    for clip in clips:
+        if clip.name in labels.bad:
+            print(f"left out: {printable(clip.name)}: it has no labels: {labels.bad[clip.name]}", file=sys.stderr)
+    found = [clip for clip in clips if clip.name not in labels.bad]
+    labels.require(found)
+    return found
+
+
+def _check_size(data: VideoDataConfig, tokenizer: Tokenizer, model: VideoModel) -> None:
+    token = tokenizer.space_factor * model.patch
+    if data.height % token or data.width % token:
+        raise UserError(
+            f"data.height {data.height} and data.width {data.width} must be multiples of {token}: "
+            f"the tokenizer's {tokenizer.space_factor} times the patch of {model.patch}"
+        )
+
+
+def _held_out(clips: Sequence[Clip], labels: Labels, config: VideoConfig) -> HeldOut:
+    """As many frames as training's windows begin with, of clips that it never sees, sorted by clip."""
+    windows = replace(window_config(config.data), frames=config.data.frames - TIME_FACTOR)
+    found = labelled_evaluation_windows(
+        clips, windows, labels=labels, windows=config.data.validation_windows, seed=config.training.seed
+    )
+    order = sorted(range(len(found.names)), key=lambda row: found.names[row])
+    frames = found.frames[order].movedim(-1, 2).float() / 127.5 - 1
+    return HeldOut(frames, found.actions[order], tuple(found.names[row] for row in order))
+
+
+def _card(
+    config: VideoConfig,
+    model: VideoModel,
+    *,
+    preset: str,
+    given: Mapping[str, str | None],
+    out: Path,
+    step: int,
+    numbers: dict[str, float],
+) -> str:
+    """Text of the checkpoint's README.md: what it is, how it was made, what it measures."""
+    options = " ".join(f"--{name} {value}" for name, value in given.items() if value)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
+    table = f"| on held-out clips | |\n|---|---|\n{measured}" if numbers else "Not validated yet."
+    return f"""# Video model `{preset}`, step {step}
+
+From a first frame and latent actions to video of {config.data.height} x {config.data.width} pixels at
+{config.data.fps:g} frames per second; {millions:.1f} M parameters. Trained by
+
+    understudy train video {preset} {options} --out {out}
+
+({config.training.steps} steps of {config.training.batch_size} windows of {config.data.latents} latents, seed
+{config.training.seed}; every setting is in `config.json`). The folder holds the tokenizer, too.
+
+psnr, psnr_shuffled, psnr_zero: of rollouts of {config.data.frames - TIME_FACTOR - 1} frames from one frame, in dB, with
+the clip's own latent actions, another clip's, none; psnr_copy: the first frame all along; drift: dB lost from the first
+four frames to the last four; response: what actions change, over what changes in truth.
+
+{table}
+
+Use it with `understudy rollout` and `understudy evaluate video`.
+"""
