@@ -184,18 +184,32 @@ def test_configs_of_other_models_are_refused(change: dict, message: str):
         VideoModel.from_config(NARROW | {"_class_name": "CosmosTransformer3DModel"} | change)
 
 
-def test_a_projected_text_needs_no_projection(folder: Path, tmp_path: Path):
+def test_a_fixed_text_is_part_of_the_model(folder: Path, tmp_path: Path):
     model = VideoModel.from_pretrained(folder)
     latents, words = noise(2, 16, 2, *SIZE), noise(1, 7, 40, seed=3)
+    with pytest.raises(ValueError, match="fix_text"):
+        model(latents, levels(2))
     with torch.no_grad():
-        projected = model.crossattn_proj(words)
         before = model(latents, levels(2), text=model.project_text(words))
-        model.drop_text_projection()
+        model.fix_text(words[0])
         model.save_pretrained(tmp_path)
         model = VideoModel.from_pretrained(tmp_path)
-        assert torch.equal(model(latents, levels(2), text=model.project_text(projected)), before)
-    with pytest.raises(ValueError, match="project_text"):
-        model(latents, levels(2))
+        assert torch.equal(model(latents, levels(2)), before)
+        other = model.project_text(2 * model.text[None])
+        assert greatest(model(latents, levels(2), text=other), before) > 1e-4, "a text that is given goes first"
+    model.train()(latents, levels(2)).sum().backward()
+    assert all(block.attn2.to_k.weight.grad is not None for block in model.transformer_blocks)
+    with pytest.raises(ValueError, match="no projection"):
+        model.fix_text()
+
+
+def test_by_default_the_fixed_text_is_any_number_of_zeros(folder: Path):
+    model = VideoModel.from_pretrained(folder)
+    latents = noise(2, 16, 2, *SIZE)
+    with torch.no_grad():
+        zeros = model(latents, levels(2), text=model.project_text(torch.zeros(1, 512, 40)))
+        model.fix_text()
+        assert greatest(model(latents, levels(2)), zeros) < 1e-5
 
 
 # Actions

@@ -16,6 +16,8 @@ from common.config import TrainingConfig
 from common.errors import BadData, UserError
 from tests.counted_clips import write_clip
 from tests.labelled_clips import LATENT_DIM, write_labels
+from tests.test_video_model import NARROW
+from video_model.convert import convert_cosmos
 from video_model.generator import build_video_model, load_generator
 from video_model.generator import checkpoint_config as video_config
 from video_model.model import VideoModel
@@ -125,6 +127,23 @@ def test_training_begins_with_another_models_weights(world: Path, tmp_path: Path
     made = load_generator(start(still, world, tmp_path / "run", init=tmp_path / "base")).model
     for name, tensor in base.state_dict().items():
         torch.testing.assert_close(made.state_dict()[name], tensor, msg=name)
+
+
+def test_training_begins_with_published_weights(world: Path, tmp_path: Path):
+    """A network with Cosmos' flags and names, without actions: converted, trained, loaded, rolled out."""
+    torch.manual_seed(0)
+    VideoModel.from_config(NARROW | {"in_channels": 5, "out_channels": 4}).save_pretrained(tmp_path / "published")
+    config = json.loads((tmp_path / "published" / "config.json").read_text())
+    for key in ("embodiments", "fixed_words"):  # ours alone
+        del config[key]
+    config["_class_name"] = "CosmosTransformer3DModel"
+    (tmp_path / "published" / "config.json").write_text(json.dumps(config))
+    convert_cosmos(tmp_path / "published", tmp_path / "converted")
+    with pytest.raises(UserError, match="without a tokenizer"):
+        load_generator(tmp_path / "converted")
+    generator = load_generator(start(SMALL, world, tmp_path / "run", init=tmp_path / "converted"))
+    assert generator.model.config["fixed_words"] == 1 and not hasattr(generator.model, "crossattn_proj")
+    assert rollout(generator, torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, 4, LATENT_DIM + 1)).isfinite().all()
 
 
 def test_a_clip_that_could_not_be_labelled_is_left_out_and_named(

@@ -222,15 +222,19 @@ class Block(nn.Module):
         shared: Tensor,
         here: Rotary,
         mask: AttentionMask | None,
-        text: tuple[Tensor, Tensor] | None,
+        text: Tensor | tuple[Tensor, Tensor] | None,
         past: tuple[LayerCache, Rotary] | None,
     ) -> Tensor:
-        """x (B, T, N, C), time (B, T, C), shared modulation (B, T, 3 C) -> (B, T, N, C)."""
+        """x (B, T, N, C), time (B, T, C), shared modulation (B, T, 3 C) -> (B, T, N, C).
+
+        text: (B or 1, words, text_channels), or its keys and values.
+        """
         normed, gate = self.norm1(x, time, shared)
         x = x + gate * self.attn1(normed, here, mask, past)
         if text is not None:
             normed, gate = self.norm2(x, time, shared)
-            x = x + gate * self.attn2(normed, text)
+            # Projected in here, not before the blocks: sharded weights (FSDP2) are only whole inside their block.
+            x = x + gate * self.attn2(normed, self.attn2.keys_values(text) if isinstance(text, Tensor) else text)
         normed, gate = self.norm3(x, time, shared)
         return x + gate * self.ff(normed)
 

@@ -52,7 +52,11 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         concat_padding_mask: One more input channel of zeros (for Cosmos: which latent pixels are padding).
         use_crossattn_projection: The text is projected from `crossattn_proj_in_channels` first.
         embodiments: Values of one action, by the embodiment's name; none in a plain Cosmos model.
+        fixed_words: Words of a projected text that is part of the model (`fix_text`); 0 is none.
     """
+
+    text: Tensor
+    """(words, text_embed_dim), where `fixed_words` says that there is one."""
 
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["Block"]
@@ -76,6 +80,7 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         crossattn_proj_in_channels: int = 100_352,
         encoder_hidden_states_channels: int = 1024,
         embodiments: Mapping[str, int] | None = None,
+        fixed_words: int = 0,
     ) -> None:
         super().__init__()
         if patch_size[0] != 1 or patch_size[1] != patch_size[2]:
@@ -113,6 +118,8 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if use_crossattn_projection:
             projection = nn.Linear(crossattn_proj_in_channels, encoder_hidden_states_channels)
             self.crossattn_proj = nn.Sequential(projection, nn.GELU())
+        if fixed_words:
+            self.register_buffer("text", torch.zeros(fixed_words, text_embed_dim))
         self.action_embedder: ActionEmbedding | None = None
         self.gradient_checkpointing = False
         self.initialise()
@@ -163,10 +170,20 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text = self.crossattn_proj(embeddings) if self.config["use_crossattn_projection"] else embeddings
         return TextContext(tuple(block.attn2.keys_values(text) for block in self._blocks()))
 
-    def drop_text_projection(self) -> None:
-        """Forget the text's projection (103 M values in the 2B model); `project_text` takes projected texts then."""
+    @torch.no_grad()
+    def fix_text(self, embeddings: Tensor | None = None) -> None:
+        """Make one text part of the model, and forget the projection (103 M values in the 2B model).
+
+        From then on `forward` needs no text. embeddings (words, crossattn_proj_in_channels); by default one word of
+        zeros: what Cosmos saw for a text that was dropped, where any number of equal words mean the same as one.
+        """
+        if not self.config["use_crossattn_projection"]:
+            raise ValueError("this model has no projection for a text")
+        if embeddings is None:
+            embeddings = self.proj_out.weight.new_zeros(1, self.config["crossattn_proj_in_channels"])
+        self.register_buffer("text", self.crossattn_proj(embeddings))
         del self.crossattn_proj
-        self.register_to_config(use_crossattn_projection=False)
+        self.register_to_config(use_crossattn_projection=False, fixed_words=len(embeddings))
 
     def empty_cache(self, *, batch: int, height: int, width: int, window: int, sink: int) -> KVCache:
         """A new stream's cache, for `batch` samples of height x width latent pixels, in the model's dtype."""
@@ -193,7 +210,7 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Args:
             latents: (B, out_channels, T, h, w), in the model's dtype.
             timesteps: Noise level sigma in [0, 1], (B,) or one per latent frame (B, T); float32.
-            text: For a model with cross-attention, and for no other.
+            text: For a model with cross-attention, and for no other; one with a fixed text has its own.
             actions: None is no action: nothing is added.
             conditioned: (B, T), 1 for latents that are given; None is none.
             positions: (T,) of the latent frames in time; by default 0 .. T - 1. Fractions are allowed: frame * 24 / fps
@@ -214,8 +231,9 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         here = self._rotary(positions, rows, columns)
         there = None if cache is None else self._rotary(cache.positions(), rows, columns)
         slot = cache.slot() if cache is not None and append else None
+        fixed = self.text[None] if self.config["fixed_words"] else None  # (1, words, text_embed_dim)
         for index, block in enumerate(self._blocks()):
-            words = None if text is None else text.layers[index]
+            words = fixed if text is None else text.layers[index]
             past = None if cache is None or there is None else (cache.layer(index, slot=slot), there)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 recompute = cast(Callable[..., Tensor], self._gradient_checkpointing_func)
@@ -267,8 +285,8 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             )
         if timesteps.shape not in ((batch,), (batch, frames)):
             raise ValueError(f"timesteps must be ({batch},) or ({batch}, {frames}), not {tuple(timesteps.shape)}")
-        if self.has_text != (text is not None):
-            raise ValueError("a model with text_embed_dim, and no other, needs `text`: see project_text")
+        if self.has_text != (text is not None or self.config["fixed_words"] > 0):
+            raise ValueError("a model with text_embed_dim, and no other, needs a text: see project_text and fix_text")
         if positions is not None and positions.shape != (frames,):
             raise ValueError(f"positions must be ({frames},), one per latent frame, not {tuple(positions.shape)}")
         if cache is None:

@@ -135,6 +135,8 @@ def _network(config: VideoConfig, *, latent_channels: int, action_dim: int, init
     if init is None:
         return build_video_model(config.model, latent_channels=latent_channels, action_dim=action_dim)
     model, _ = load_video_model(init)
+    if model.config["use_crossattn_projection"]:
+        model.fix_text()
     if model.latent_channels != latent_channels:
         raise UserError(f"{init} makes latents of {model.latent_channels} channels, the tokenizer of {latent_channels}")
     known = model.config["embodiments"] or {}
