@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config import TrainingConfig
 from common.errors import BadData, UserError
@@ -30,14 +30,14 @@ from video_model.presets import (
     TokenizerLossConfig,
     TokenizerModelConfig,
 )
-from video_model.tokenizer import build_tokenizer, load_tokenizer
+from video_model.tokenizer import TokenizerOutput, build_tokenizer, load_tokenizer
 from video_model.tokenizer_loss import loss, sharpness_error
-from video_model.tokenizer_train import augment, evaluate_tokenizer, train
+from video_model.tokenizer_train import augment, evaluate_tokenizer, train, window_config
 
 WINDOW = WindowConfig(height=SIZE[0], width=SIZE[1], frames=5, fps=10, windows_per_frame=0.5, buffer_windows=24)
 SMALL = TokenizerConfig(
     model=TokenizerModelConfig(base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1),
-    data=TokenizerDataConfig(height=24, width=24, frames=5, buffer_windows=16, validation_windows=8),
+    data=TokenizerDataConfig(height=24, width=24, frames=5, lead_in=4, buffer_windows=16, validation_windows=8),
     augment=TokenizerAugmentConfig(crop=16),
     training=TrainingConfig(
         steps=3, batch_size=4, warmup_steps=1, log_every=1, save_every=2, evaluate_every=2, workers=0
@@ -237,17 +237,49 @@ def test_every_weight_gets_a_gradient_and_each_part_counts() -> None:
     torch.manual_seed(0)
     model = build_tokenizer(SMALL.model)
     batch = ClipBatch(torch.rand(2, 9, 3, 16, 16) * 2 - 1, ("a", "b"))  # three latents: the third uses all caches
-    total, metrics = loss(model, batch, TokenizerLossConfig())
+    total, metrics = loss(model, batch, TokenizerLossConfig(), lead_in=0)
     total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()] == []
     assert not any(value.requires_grad for value in metrics.values())
     weighted = metrics["pixels"] + 0.5 * metrics["sharpness"] + 1e-4 * metrics["nats"]
     torch.testing.assert_close(total.detach(), weighted)
     torch.manual_seed(1)
-    one = loss(model, batch, TokenizerLossConfig())[0]
-    assert not torch.equal(one, loss(model, batch, TokenizerLossConfig())[0]), "training samples"
+    one = loss(model, batch, TokenizerLossConfig(), lead_in=0)[0]
+    assert not torch.equal(one, loss(model, batch, TokenizerLossConfig(), lead_in=0)[0]), "training samples"
     model.eval()
-    assert torch.equal(loss(model, batch, TokenizerLossConfig())[0], loss(model, batch, TokenizerLossConfig())[0])
+    assert torch.equal(
+        loss(model, batch, TokenizerLossConfig(), lead_in=0)[0], loss(model, batch, TokenizerLossConfig(), lead_in=0)[0]
+    )
+
+
+def test_a_lead_in_fills_the_caches_and_gets_no_gradient() -> None:
+    torch.manual_seed(0)
+    model = build_tokenizer(SMALL.model).eval()
+    frames = (torch.rand(2, 13, 3, 16, 16) * 2 - 1).requires_grad_()
+    whole, rest = model(frames, sample=False), model(frames, sample=False, lead_in=2)
+    assert rest.reconstruction.shape[1] == 8 and rest.mean.shape[2] == 2
+    assert torch.equal(rest.reconstruction, whole.reconstruction[:, 5:]) and torch.equal(
+        rest.mean, whole.mean[:, :, 2:]
+    )
+    rest.reconstruction.sum().backward()
+    assert frames.grad is not None and not frames.grad[:, :5].any() and frames.grad[:, 5:].any()
+
+
+def test_the_loss_looks_at_the_beginning_or_at_what_comes_late() -> None:
+    """The model shows its input; one frame is unlike the others, and only the draws that hold it can know."""
+
+    class Echo(nn.Module):
+        def forward(self, frames: Tensor, *, sample: bool, lead_in: int = 0) -> TokenizerOutput:
+            shown = frames[:, 1 + 4 * (lead_in - 1) :] if lead_in else frames
+            seen.append((frames.shape[1], shown.shape[1]))
+            return TokenizerOutput(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), shown)
+
+    seen: list[tuple[int, int]] = []
+    batch = ClipBatch(torch.rand(1, 13, 3, 8, 8), ("a",))
+    for seed in range(40):
+        torch.manual_seed(seed)
+        assert loss(Echo(), batch, TokenizerLossConfig(), lead_in=8)[0].abs().item() < 1e-6
+    assert set(seen) == {(5, 5), (13, 4)} and 8 < seen.count((5, 5)) < 32
 
 
 def run_numbers(run: Path) -> list[dict[str, float]]:
@@ -283,9 +315,9 @@ def test_training_resumes_bit_for_bit_and_its_checkpoint_loads(tmp_path: Path) -
 
     loaded, data = load_tokenizer(straight), SMALL.data
     assert not loaded.training and loaded.latents_std.ne(1).all()
-    config = replace(WINDOW, height=data.height, width=data.width)
+    config = window_config(data)
     held_out = open_split([clips], validation_share=data.validation_share, seed=0)[1]
-    batches = evaluation_batches(held_out, replace(config), windows=8, batch_size=8, seed=0)
+    batches = evaluation_batches(held_out, config, windows=8, batch_size=8, seed=0)
     measured = evaluate_tokenizer(loaded, batches)
     assert measured["psnr"] == pytest.approx(found[-1]["validation/psnr"], abs=1e-3)
     frames = batches[0].frames

@@ -73,7 +73,10 @@ class TokenizerDataConfig:
     fps: float = 10.0
     """Frames per second of a window; faster video is thinned to it."""
     frames: int = 17
-    """Frames of a window: 5, 9, 13, … With too few, long streams leave what training saw, and fade (docs/log.md)."""
+    """Frames of a window that are trained on: 5, 9, 13, …"""
+    lead_in: int = 16
+    """Frames before them, in half of the batches, that only fill the caches. What a latent is goes back over a dozen
+    latents; without a lead-in, long streams leave what training saw, and fade (docs/log.md)."""
     windows_per_frame: float = 0.25
     """Windows drawn per frame that could begin one: more costs less time per window, but they look alike."""
     buffer_windows: int = 256
@@ -90,6 +93,8 @@ class TokenizerDataConfig:
                 f"data.frames must be 5 or more by whole latents of {TIME_FACTOR}, not {self.frames}; "
                 f"the nearest that are: {lower} and {lower + TIME_FACTOR}"
             )
+        if self.lead_in < 0 or self.lead_in % TIME_FACTOR:
+            raise UserError(f"data.lead_in must be a multiple of {TIME_FACTOR}, not {self.lead_in}")
         if not 0 < self.validation_share < 1:
             raise UserError(f"data.validation_share must lie between 0 and 1, not {self.validation_share}")
         if self.validation_windows < 1:
@@ -150,7 +155,7 @@ def tokenizer_tiny() -> TokenizerConfig:
         data=TokenizerDataConfig(height=64, width=64, frames=17, buffer_windows=512),
         augment=TokenizerAugmentConfig(crop=32, colour=True),
         training=TrainingConfig(
-            steps=4500,
+            steps=4000,
             batch_size=8,
             optimizer="muon",
             learning_rate=8e-3,

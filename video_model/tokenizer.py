@@ -54,7 +54,7 @@ class DecoderState(StreamState):
 
 @dataclass
 class TokenizerOutput:
-    """What training sees of B clips."""
+    """What training sees of B clips, after the lead-in."""
 
     mean: Tensor
     """(B, C, N, h, w), float32: the posterior's mean, not normalised."""
@@ -124,18 +124,25 @@ class Tokenizer(nn.Module):
         frames, state = self._frames_next(latents, state)
         return frames.clamp(-1, 1), state
 
-    def forward(self, frames: Tensor, *, sample: bool) -> TokenizerOutput:
+    def forward(self, frames: Tensor, *, sample: bool, lead_in: int = 0) -> TokenizerOutput:
         """frames (B, 1 + 4k, 3, H, W); the decoder gets a sample of the posterior, or its mean.
 
-        In training mode the statistics of the latents follow the batches.
+        lead_in: so many of the first latents only fill the caches: they get no gradient and are not in the output. In
+        training mode the statistics of the latents follow the batches.
         """
-        moments, _ = self._posterior_next(frames, None)
+        encoder = decoder = None
+        if lead_in:
+            beginning, frames = frames.tensor_split([1 + TIME_FACTOR * (lead_in - 1)], dim=1)
+            with torch.no_grad():
+                moments, encoder = self._posterior_next(beginning, None)
+                _, decoder = self._frames_next(moments[:, : self.z_dim], None)
+        moments, _ = self._posterior_next(frames, encoder)
         mean, log_variance = moments.float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
         latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if sample else mean
         if self.training:
             self._follow(mean.detach())
-        reconstruction, _ = self._frames_next(latents, None)
+        reconstruction, _ = self._frames_next(latents, decoder)
         return TokenizerOutput(mean=mean, log_variance=log_variance, reconstruction=reconstruction)
 
     def _posterior_next(self, frames: Tensor, state: EncoderState | None) -> tuple[Tensor, EncoderState]:

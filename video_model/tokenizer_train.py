@@ -62,7 +62,9 @@ def train(config: TokenizerConfig, *, preset: str, data: Sequence[Path], out: Pa
     stage = Stage(
         name=f"train tokenizer {preset}",
         model=model,
-        loss=lambda network, batch: loss(network, augment(batch, config.augment), config.loss),
+        loss=lambda network, batch: loss(
+            network, augment(batch, config.augment), config.loss, lead_in=config.data.lead_in
+        ),
         batches=batches,
         evaluate=evaluate,  # type: ignore[arg-type]
         config={"preset": preset, "folders": [str(path) for path in data], **to_dict(config)},
@@ -76,7 +78,7 @@ def window_config(data: TokenizerDataConfig) -> WindowConfig:
     return WindowConfig(
         height=data.height,
         width=data.width,
-        frames=data.frames,
+        frames=data.frames + data.lead_in,
         fps=data.fps,
         windows_per_frame=data.windows_per_frame,
         buffer_windows=data.buffer_windows,
@@ -171,7 +173,8 @@ pixels per place. Causal, so it also works on a stream. Trained on {config.data.
 
     understudy train tokenizer {preset} --data {folders} --out {out}
 
-({training.steps} steps of {training.batch_size} windows of {config.data.frames} frames, seed {training.seed}; every
+({training.steps} steps of {training.batch_size} windows of {config.data.frames} frames, half of them with
+{config.data.lead_in} frames before, seed {training.seed}; every
 setting is in `config.json`). The mean and the spread of the latents that training saw are among the weights;
 `video_model.tokenizer.load_tokenizer` normalises by them.
 
