@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.camera import estimate, move
 from common.errors import BadData
-from lam.camera import estimate, move
+from common.flow import local_flow
+from common.intervals import Interval
 from lam.checkpoint import build
-from lam.flow import local_flow
 from lam.label_free import CodeMetrics, DecoderMetrics, choose, label_free
 from lam.presets import LamModelConfig
-from lam.probes import Interval
 from lam.sequences import Sequence as FrameSequence
 from lam.subjects import LamSubject
 
@@ -104,10 +104,10 @@ class DifferencePca(_Plain):
 
 
 class PooledFlow(_Plain):
-    """Optical flow (`lam.flow`) averaged over an 8x8 grid: 128 values, 64 across and then 64 down, in `lam.flow.UNIT`.
+    """Optical flow (`common.flow`) averaged over an 8x8 grid: 128 values, 64 across and then 64 down, in its `UNIT`.
 
     It points from the second frame back to the first. Stabilised: what is left of it once the camera's motion
-    (`lam.camera`) is taken out, zero at places that the first frame did not show.
+    (`common.camera`) is taken out, zero at places that the first frame did not show.
     """
 
     def __init__(self, *, size: tuple[int, int], stabilised: bool) -> None:

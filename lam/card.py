@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from common.intervals import Interval
 from lam.baselines import ControlCheck, DifferencePca, PooledFlow, Zeros, controls, random_encoder
 from lam.gates import Role, SubjectCard, action_block, gates, out_of_order, rank, target_of, verdict
 from lam.known_factors import Score, frame_features, known_factors, transfer
 from lam.label_curve import Spread, label_curve, labels_needed, supervised_curve
 from lam.label_free import label_free
 from lam.presets import dreamdojo_tiny
-from lam.probes import Interval, cross_validated, r2_interval
+from lam.probes import cross_validated, r2_interval
 from lam.sequences import EvaluationSet, changes, pairs
 from lam.subjects import LamSubject, Subject
 

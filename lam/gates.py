@@ -8,11 +8,11 @@ from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 from typing import Literal
 
+from common.intervals import Interval
 from lam.baselines import ControlCheck
 from lam.known_factors import HANDS, GroupScores, KnownFactors
 from lam.label_curve import Spread
 from lam.label_free import CodeMetrics, LabelFree
-from lam.probes import Interval
 from lam.sequences import EvaluationSet
 
 ZERO_RESPONSE = 0.10  # at most

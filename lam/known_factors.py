@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from common.errors import BadData
+from common.intervals import Interval
 from lam.probes import (
-    Interval,
     Predictions,
     cross_validated,
     fit,

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from common.errors import BadData
+from common.intervals import Interval, resamples
 from common.metrics import PSNR_CEILING, effective_rank
 from common.motion import STATIC_DIFFERENCE, difference, thumbnail
 from lam.evaluate import exchange
-from lam.probes import Interval, resamples
 from lam.sequences import Sequence
 from lam.subjects import Subject
 

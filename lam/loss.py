@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.texture import box_mean
 from lam.interface import LamOutput, Posterior
 from lam.model import MotionOutput
 from lam.presets import LamLossConfig
-from lam.texture import box_mean
 
 _LIGHT_SHARE = 0.1
 """Price of an error in the light, over that of one in what moves: enough that predictions keep the first frame's."""

@@ -1,9 +1,9 @@
 """Our latent action VAE: the code of a frame pair is [z_act | z_cam], what was done and how the camera moved.
 
-The camera's motion is computed (`lam.camera`) and taken out; what moves by itself is computed too (`lam.flow`). Half
-of the latent action are its low frequencies, half is what a network adds; another network turns it and the first frame
-into motion and change.
-Light is not seen by the encoder (`lam.texture`), so the latent action cannot hold it.
+The camera's motion is computed (`common.camera`) and taken out; what moves by itself is computed too (`common.flow`).
+Half of the latent action are its low frequencies, half is what a network adds; another network turns it and the first
+frame into motion and change.
+Light is not seen by the encoder (`common.texture`), so the latent action cannot hold it.
 
 Axes: B pairs, N tokens, C channels, D latent dimensions, K camera parameters.
 """
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from common.camera import estimate, move
+from common.flow import local_flow, warp
+from common.texture import grey, texture
 from lam.blocks import ConditionedBlock, SpatialBlock, patchify, unpatchify
-from lam.camera import estimate, move
-from lam.flow import local_flow, warp
 from lam.interface import LamOutput, Posterior, check_shape
 from lam.presets import FLOW_CELLS, LamModelConfig
-from lam.texture import grey, texture
 
 _POOL = 8
 """Half of the latent action are low frequencies of the mean motion of 8 x 8 parts of the picture."""
@@ -40,7 +40,7 @@ class Stabilised:
     seen: Tensor
     """(B, 1, H, W), 1 where the first frame showed that place, else 0."""
     flow: Tensor
-    """(B, 2, rows, columns): from there to the second frame, see `lam.flow.local_flow`; 0 where not seen."""
+    """(B, 2, rows, columns): from there to the second frame, see `common.flow.local_flow`; 0 where not seen."""
 
 
 @dataclass

@@ -71,7 +71,7 @@ class LamModelConfig:
 
     @property
     def camera_dim(self) -> int:
-        """Values of the code that stand for the camera's motion (`lam.camera.CAMERA_DIM`)."""
+        """Values of the code that stand for the camera's motion (`common.camera.CAMERA_DIM`)."""
         return 8 if self.design == "default" else 0
 
     @property

@@ -13,21 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import BadData
+from common.intervals import Interval, interval_of, resamples
 
 FOLDS = 5
-RESAMPLES = 1000
 STRENGTHS = np.logspace(-4, 3, 15)  # of the ridge, per labelled pair, for inputs of variance 1
 
 Predictor = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and the 95 % of its resamples over clips (percentile bootstrap, Efron 1979)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -144,7 +135,7 @@ def r2(predictions: Predictions, y: np.ndarray) -> np.ndarray:
 
 def r2_interval(predictions: Predictions, y: np.ndarray, clips: Sequence[str], *, seed: int = 0) -> Interval:
     """Mean of `r2` over the label values that vary. BadData when none does."""
-    return _interval(_resampled_r2(predictions, y, clips, seed))
+    return interval_of(_resampled_r2(predictions, y, clips, seed))
 
 
 def increment(
@@ -163,13 +154,7 @@ def r2_difference(
     better: Predictions, worse: Predictions, y: np.ndarray, clips: Sequence[str], *, seed: int = 0
 ) -> Interval:
     """`r2_interval` of one minus that of the other, on the same resamples of the clips."""
-    return _interval(_resampled_r2(better, y, clips, seed) - _resampled_r2(worse, y, clips, seed))
-
-
-def resamples(clips: int, *, seed: int = 0) -> np.ndarray:
-    """(1 + RESAMPLES, C) how often each clip counts: row 0 once each, then drawn with replacement."""
-    drawn = np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)
-    return np.concatenate((np.ones((1, clips)), drawn))
+    return interval_of(_resampled_r2(better, y, clips, seed) - _resampled_r2(worse, y, clips, seed))
 
 
 def pca(z: np.ndarray, dims: int) -> np.ndarray:
@@ -262,11 +247,6 @@ def _resampled_r2(predictions: Predictions, y: np.ndarray, clips: Sequence[str],
     moves = total > 1e-9 * total[0]
     ratio = np.where(moves, error / np.where(moves, total, 1), 0)
     return (1 - ratio.sum(1) / np.maximum(moves.sum(1), 1))[moves.any(1)]
-
-
-def _interval(values: np.ndarray) -> Interval:
-    low, high = np.quantile(values[1:], (0.025, 0.975))
-    return Interval(float(values[0]), float(low), float(high))
 
 
 @dataclass(frozen=True)

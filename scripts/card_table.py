@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.folders import printable
+from common.intervals import Interval
 from lam.card import Card, ProbeOnto, SetCard, SweepPoint
 from lam.gates import SubjectCard, action_block
-from lam.probes import Interval
 from scripts.card_words import GROUPS, METRICS, gate_words, missing, spread, written
 
 NAME_SHOWN = 20

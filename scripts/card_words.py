@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common.intervals import Interval
 from lam.gates import Gate, SubjectCard
 from lam.label_free import CodeMetrics, DecoderMetrics
-from lam.probes import Interval
 
 Reading = Interval | float | None
 

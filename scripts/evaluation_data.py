@@ -130,21 +130,26 @@ def _moving(frames: np.ndarray) -> list[bool]:
     return [difference(*pair) >= STATIC_DIFFERENCE for pair in pairwise(thumbs)]
 
 
+def demo_factors(folder: Path, clip: Clip, seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """What the demo world knows of a clip at these times (T,): each of DEMO_GROUPS (T, d), angles continuous.
+
+    folder: with the clip's factors, under the same name. BadData if they are absent or do not fit.
+    """
+    path = (folder / clip.name).with_suffix(".npz")
+    factors = _load_factors(path, length=clip.info.frames)
+    rows = _rows_at(factors["time"], seconds - clip.info.start_seconds, path)
+    return {group: values[rows] for group, values in _demo_groups(factors, DEMO_GROUPS).items()}
+
+
 def _with_demo_factors(found: EvaluationSet, clips: Sequence[Clip | ShardClip], folder: Path) -> EvaluationSet:
     """A set of demo video with the factors that lie in `folder` under the same names, matched by time."""
     by_name = {clip.name: clip for clip in clips}
-    known: dict[str, dict[str, np.ndarray]] = {}
     sequences = []
     for sequence in found.sequences:
-        clip, path = by_name[sequence.clip], (folder / sequence.clip).with_suffix(".npz")
+        clip = by_name[sequence.clip]
         if not isinstance(clip, Clip):
             raise UserError("the demo world's factors belong to its videos, not to shards")
-        if sequence.clip not in known:
-            known[sequence.clip] = _load_factors(path, length=clip.info.frames)
-        factors = known[sequence.clip]
-        rows = _rows_at(factors["time"], sequence.seconds - clip.info.start_seconds, path)
-        groups = {group: values[rows] for group, values in _demo_groups(factors, DEMO_GROUPS).items()}
-        sequences.append(replace(sequence, factors=groups))
+        sequences.append(replace(sequence, factors=demo_factors(folder, clip, sequence.seconds)))
     return EvaluationSet(found.name, "demo", tuple(sequences), _demo_fields(DEMO_GROUPS))
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.folders import printable
+from common.intervals import Interval
 from lam.card import Card, ProbeOnto, SetCard, SweepPoint
 from lam.gates import Gate, SubjectCard, action_block
 from lam.known_factors import GroupScores
 from lam.label_curve import Spread
-from lam.probes import Interval
 from scripts.card_words import GROUPS, METRICS, gate_words, missing, spread, written
 from scripts.lam_pictures import Film
 from scripts.page_plots import COLOURS, STYLE, Cell, Line, animation, heat_table, line_plot

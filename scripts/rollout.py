@@ -95,7 +95,7 @@ def make_rollout(
         raise UserError(f"{actions} has no actions from {actions_start:g} s on", hint="Lower --actions-start.")
     size = (data.height, data.width)
     frame = frames_at(video, np.array([start]), size=size)
-    made = rollout(generator, as_model(frame), chosen(part, use, embodiment)[None], steps=steps, seed=seed)
+    made = rollout(generator, as_model(frame), chosen(part, use, embodiment)[None], steps=steps, seed=seed).cpu()
     shown, told = [as_pixels(made[0])], ""
     truth = video if own and actions_start == start else None
     if beside or truth:

@@ -418,6 +418,63 @@ def evaluate_lam(words: list[str], program: str) -> None:
     _options(run, words, program)
 
 
+def evaluate_video(words: list[str], program: str) -> None:
+    """the card of a video model: fidelity, whether it follows actions, drift, on clips that it never saw"""
+
+    def run(
+        checkpoint: Positional[Path],
+        data: Positional[Path],
+        /,
+        actions: Path,
+        windows: int = 64,
+        long_windows: int = 16,
+        batch_size: int = 8,
+        steps: int | None = None,
+        lpips: Path | None = None,
+        fvd: Path | None = None,
+        json_file: Json = None,
+        html_file: Annotated[
+            Path | None, arg(name="html", help="Also write a page with plots and short films: one file.")
+        ] = None,
+        seed: int = 0,
+    ) -> None:
+        """Roll out from single frames with the clips' own latent actions, another clip's, none and opposite ones, and
+        measure how near the films are to what happened and whether they do what they are told; print the card.
+
+        In the demo world it also says where the hand goes, found by a probe that learns on real frames.
+
+        Args:
+            checkpoint: A video model's checkpoint, or the folder of a run (its newest checkpoint).
+            data: Folder of video that training did not see.
+            actions: Its latent actions, written by `understudy label` with the latent action model of training.
+            windows: At most about so many windows as long as those of training, spread over the clips.
+            long_windows: And so many four times as long, for the drift.
+            batch_size: Windows that are rolled out at once.
+            steps: Sampling steps per latent; by default as the model was trained for.
+            lpips: Weights of LPIPS, a TorchScript file; without them it is not measured.
+            fvd: Weights of FVD's I3D detector, a TorchScript file; without them it is not measured.
+            seed: Of noise, exchanges and resamples.
+        """
+        from scripts.evaluate_video import evaluate_video
+
+        evaluate_video(
+            checkpoint,
+            data,
+            labels=actions,
+            windows=windows,
+            long_windows=long_windows,
+            batch_size=batch_size,
+            steps=steps,
+            lpips=lpips,
+            fvd=fvd,
+            json_path=json_file,
+            html_path=html_file,
+            seed=seed,
+        )
+
+    _options(run, words, program)
+
+
 def convert_dreamdojo_lam(words: list[str], program: str) -> None:
     """DreamDojo's published latent action model as a checkpoint folder"""
 
@@ -519,7 +576,7 @@ TREE: dict[str, Any] = {
     "train": {"tokenizer": train_tokenizer, "lam": train_lam, "video": train_video},
     "label": label,
     "rollout": rollout,
-    "evaluate": {"lam": evaluate_lam},
+    "evaluate": {"lam": evaluate_lam, "video": evaluate_video},
     "convert": {
         "dreamdojo-lam": convert_dreamdojo_lam,
         "dreamdojo-video": convert_dreamdojo_video,

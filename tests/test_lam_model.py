@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lam.camera import camera_of, homography, move
-from lam.flow import local_flow
+from common.camera import camera_of, homography, move
+from common.flow import local_flow
 from lam.interface import Posterior
 from lam.model import LatentActionModel, Stabilised, low_frequencies
 from lam.presets import FLOW_CELLS, LamModelConfig

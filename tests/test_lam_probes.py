@@ -14,7 +14,6 @@ from lam.probes import (
     r2,
     r2_difference,
     r2_interval,
-    resamples,
 )
 
 CLIPS, STEPS = 20, 40
@@ -174,14 +173,6 @@ def test_intervals_cover_the_truth_and_count_clips() -> None:
         assert interval.low < interval.value < interval.high
         covered += interval.low <= 0.6 <= interval.high
     assert 50 <= covered <= 60
-
-
-def test_resamples_draw_as_many_clips_as_there_are() -> None:
-    weights = resamples(7, seed=1)
-    assert (
-        (weights.sum(1) == 7).all() and (weights[0] == 1).all() and weights[1:].std() == pytest.approx(0.93, abs=0.05)
-    )
-    np.testing.assert_array_equal(weights, resamples(7, seed=1))
 
 
 def test_the_increment_is_what_frame_t_does_not_tell() -> None:

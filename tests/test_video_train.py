@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -132,7 +133,8 @@ def test_training_begins_with_another_models_weights(world: Path, tmp_path: Path
 def test_training_begins_with_published_weights(world: Path, tmp_path: Path):
     """A network with Cosmos' flags and names, without actions: converted, trained, loaded, rolled out."""
     torch.manual_seed(0)
-    VideoModel.from_config(NARROW | {"in_channels": 5, "out_channels": 4}).save_pretrained(tmp_path / "published")
+    model = cast(VideoModel, VideoModel.from_config(NARROW | {"in_channels": 5, "out_channels": 4}))
+    model.save_pretrained(tmp_path / "published")
     config = json.loads((tmp_path / "published" / "config.json").read_text())
     for key in ("embodiments", "fixed_words"):  # ours alone
         del config[key]

@@ -38,6 +38,11 @@ class Embodiment:
     camera_dim: int = 0
     """So many of the last values are the camera's motion (z_cam)."""
 
+    @property
+    def act_dim(self) -> int:
+        """So many of the first values are what was done (z_act)."""
+        return len(self.scale) - self.camera_dim
+
     def scaled(self, actions: Tensor) -> Tensor:
         """(..., A) as the network takes them: 0 stays 0, small ones are linear, outliers are bent down (asinh)."""
         return (actions.float() / torch.tensor(self.scale, device=actions.device)).asinh()

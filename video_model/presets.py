@@ -146,7 +146,7 @@ def tokenizer_tiny() -> TokenizerConfig:
         model=TokenizerModelConfig(
             base_dim=16,
             decoder_base_dim=24,
-            z_dim=48,
+            z_dim=24,
             dim_mult=(1, 2, 2),
             num_res_blocks=1,
             patch_size=2,
@@ -272,8 +272,13 @@ class VideoDataConfig:
 
     @property
     def frames(self) -> int:
-        """Frames of a window that training cuts its latents from: one latent more, so that some begin in mid-clip."""
-        return 1 + TIME_FACTOR * self.latents
+        """Frames of that many latents at the beginning of a clip."""
+        return 1 + TIME_FACTOR * (self.latents - 1)
+
+    @property
+    def frames_read(self) -> int:
+        """Frames that a training window is cut from: one latent more, so that some windows begin in mid-clip."""
+        return self.frames + TIME_FACTOR
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,9 @@ def rollout(
     steps: int | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Video (B, 1 + T, 3, H, W) in [-1, 1], on the CPU, from first_frames (B, 3, H, W) and actions (B, T, A), T >= 1.
+    """Video (B, 1 + T, 3, H, W), where the generator is, from first_frames (B, 3, H, W) and actions (B, T, A), T >= 1.
 
+    Pictures are in [-1, 1].
     actions[:, t] leads from frame t to frame t + 1. Frame 0 is the first frame as the tokenizer shows it. The network
     takes four actions at a time: where T is no multiple of 4, zeros fill the last four, and what follows frame T is
     not shown. steps: Euler steps for each latent, by default those of the model's config. Video i of the batch depends
@@ -92,8 +93,8 @@ def rollout(
     length = actions.shape[1]
     padded = torch.cat((actions, actions.new_zeros(len(actions), -length % TIME_FACTOR, actions.shape[2])), dim=1)
     stream, shown = start(generator, first_frames, seeds=[seed + i for i in range(len(first_frames))])
-    parts = [shown[:, None].cpu()]
+    parts = [shown[:, None]]
     for chunk in padded.split(TIME_FACTOR, dim=1):
         made = advance(generator, stream, chunk, embodiment=embodiment, steps=steps or generator.config.sampling_steps)
-        parts.append(made.cpu())
+        parts.append(made)
     return torch.cat(parts, dim=1)[:, : 1 + length]

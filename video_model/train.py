@@ -29,7 +29,7 @@ from video_model.latent_cache import LatentCache
 from video_model.latent_windows import LatentBatch, encoded_batches
 from video_model.loss import loss
 from video_model.model import VideoModel
-from video_model.presets import TIME_FACTOR, VideoConfig, VideoDataConfig
+from video_model.presets import VideoConfig, VideoDataConfig
 from video_model.rollout import rollout
 from video_model.tokenizer import Tokenizer, load_tokenizer
 from video_model.validation import HeldOut, follow, make_rollouts, rollout_sheet
@@ -97,11 +97,12 @@ def train(
 
     def evaluate(network: VideoModel, step: int) -> dict[str, float]:
         generator = Generator(network, tokens, {LATENT: embodiment}, config)
-        made = make_rollouts(lambda first, acts: rollout(generator, first, acts), held_out)
+        shown = held_out.to(generator.device)
+        made = make_rollouts(lambda first, acts: rollout(generator, first, acts), shown)
         sheets = out / "samples"
         sheets.mkdir(exist_ok=True)
-        rollout_sheet(made, held_out, sheets / f"step-{step}.png")
-        return follow(made, held_out)
+        rollout_sheet(made, shown, sheets / f"step-{step}.png")
+        return follow(made, shown)
 
     given = {"data": str(data), "actions": str(actions), "tokenizer": str(tokenizer), "init": init and str(init)}
     stage = Stage(
@@ -124,7 +125,7 @@ def window_config(data: VideoDataConfig) -> WindowConfig:
     return WindowConfig(
         height=data.height,
         width=data.width,
-        frames=data.frames,
+        frames=data.frames_read,
         fps=data.fps,
         windows_per_frame=data.windows_per_frame,
         buffer_windows=data.buffer_windows,
@@ -168,7 +169,7 @@ def _check_size(data: VideoDataConfig, tokenizer: Tokenizer, model: VideoModel) 
 
 def _held_out(clips: Sequence[Clip], labels: Labels, config: VideoConfig) -> HeldOut:
     """As many frames as training's windows begin with, of clips that it never sees, sorted by clip."""
-    windows = replace(window_config(config.data), frames=config.data.frames - TIME_FACTOR)
+    windows = replace(window_config(config.data), frames=config.data.frames)
     found = labelled_evaluation_windows(
         clips, windows, labels=labels, windows=config.data.validation_windows, seed=config.training.seed
     )
@@ -202,7 +203,7 @@ From a first frame and latent actions to video of {config.data.height} x {config
 ({config.training.steps} steps of {config.training.batch_size} windows of {config.data.latents} latents, seed
 {config.training.seed}; every setting is in `config.json`). The folder holds the tokenizer, too.
 
-psnr, psnr_shuffled, psnr_zero: of rollouts of {config.data.frames - TIME_FACTOR - 1} frames from one frame, in dB, with
+psnr, psnr_shuffled, psnr_zero: of rollouts of {config.data.frames - 1} frames from one frame, in dB, with
 the clip's own latent actions, another clip's, none; psnr_copy: the first frame all along; drift: dB lost from the first
 four frames to the last four; response: what actions change, over what changes in truth.
 

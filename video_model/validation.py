@@ -26,6 +26,9 @@ class HeldOut:
     names: tuple[str, ...]
     """The clip of each window, sorted."""
 
+    def to(self, device: torch.device) -> "HeldOut":
+        return HeldOut(self.frames.to(device), self.actions.to(device), self.names)
+
     def exchanged(self) -> Tensor:
         """Each window gets the actions of the one half a turn further: of another clip, where no clip has half."""
         return self.actions.roll(len(self.actions) // 2, dims=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lam.texture import box_mean, grey, slopes, texture, texture_at
+from common.texture import box_mean, grey, slopes, texture, texture_at
 from tests.drawn_scene import Scene
 
 

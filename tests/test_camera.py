@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lam.camera import CAMERA_DIM, UNIT, camera_of, estimate, homography, move
+from common.camera import CAMERA_DIM, UNIT, camera_of, estimate, homography, move
 from tests.drawn_scene import Scene, centres
 
 SIZES = [(64, 64), (96, 128), (128, 96)]

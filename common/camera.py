@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lam.texture import full_precision, grey, slopes, texture_at
+from common.texture import full_precision, grey, slopes, texture_at
 
 CAMERA_DIM = 8
 UNIT = 0.05

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lam.texture import box_mean, full_precision, grey, slopes, texture_at
+from common.texture import box_mean, full_precision, grey, slopes, texture_at
 
 UNIT = 1 / 32
 """Flow is measured in this share of half the picture's height: pixels of a picture that is 64 pixels high."""

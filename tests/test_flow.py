@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lam.flow import UNIT, local_flow, warp
+from common.flow import UNIT, local_flow, warp
 from tests.drawn_scene import Scene, centres
 
 SIZES = [((64, 64), (32, 32)), ((128, 96), (64, 48)), ((240, 320), (60, 80))]
