@@ -25,17 +25,18 @@ def _options(function: Callable[..., Any], words: list[str], program: str) -> An
 def quickstart(words: list[str], program: str) -> None:
     """the whole pipeline on the demo world, then a report"""
 
-    def run(out: Path = Path("runs/quickstart"), steps: int = 900) -> None:
-        """Train a latent action model on the demo videos that come with the package, label them, measure it, and
-        write a report.
+    def run(out: Path = Path("runs/quickstart"), lam_steps: int = 600, video_steps: int = 600) -> None:
+        """Train a latent action model on the demo videos that come with the package, label them, train a video model
+        on both, roll it out, and write a report.
 
         Args:
             out: Folder for everything that is made.
-            steps: Training steps.
+            lam_steps: Training steps of the latent action model.
+            video_steps: Training steps of the video model.
         """
         from scripts.quickstart import quickstart
 
-        quickstart(out, steps=steps)
+        quickstart(out, lam_steps=lam_steps, video_steps=video_steps)
 
     _options(run, words, program)
 

@@ -39,7 +39,17 @@ def test_each_command_exists_with_its_options(page: str, command: str, capsys: p
 @pytest.mark.parametrize("page", PAGES)
 def test_options_in_prose_exist(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (REPOSITORY / page).read_text()
-    for verb in ("train lam", "label", "evaluate lam", "data demo", "data scan", "data prepare"):
+    for verb in (
+        "train lam",
+        "train video",
+        "label",
+        "rollout",
+        "evaluate lam",
+        "evaluate video",
+        "data demo",
+        "data scan",
+        "data prepare",
+    ):
         assert cli.main([*verb.split(), "--help"]) == 0
     known = capsys.readouterr().out + "--cpu --debug --shm-size"
     assert [option for option in OPTION.findall(text) if option not in known] == []
@@ -65,8 +75,9 @@ def test_use_it_on_your_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quickstart(tmp_path / "out", steps=2)
+    quickstart(tmp_path / "out", lam_steps=2, video_steps=2)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "data:image/png;base64," in page and "PSNR, own action" in page and "20 test videos" in page
+    assert page.count("data:image/png;base64,") == 2 and page.count("data:video/mp4;base64,") == 2
+    assert "PSNR, own actions" in page and "PSNR, own action" in page and "20 test videos" in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
     assert "report.html" in capsys.readouterr().out

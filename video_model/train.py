@@ -13,7 +13,7 @@ from common.config import to_dict
 from common.errors import UserError
 from common.folders import Clip, printable
 from common.training import DataPosition, Stage, fit
-from video_model.clip_batches import labelled_evaluation_windows, open_split
+from video_model.clip_batches import open_split
 from video_model.clips import ClipWindows, WindowConfig
 from video_model.generator import (
     LATENT,
@@ -32,7 +32,7 @@ from video_model.model import VideoModel
 from video_model.presets import VideoConfig, VideoDataConfig
 from video_model.rollout import rollout
 from video_model.tokenizer import Tokenizer, load_tokenizer
-from video_model.validation import HeldOut, follow, make_rollouts, rollout_sheet
+from video_model.validation import follow, held_out_windows, make_rollouts, rollout_sheet
 
 ENCODING_BATCH = 16
 """Windows that are turned into latents at once."""
@@ -69,8 +69,14 @@ def train(
     training_clips, validation_clips = _labelled(training_clips, labels), _labelled(validation_clips, labels)
     scale = labels.rms([clip.name for clip in training_clips])
     embodiment = Embodiment(tuple(scale.tolist()), fps=config.data.fps, camera_dim=labels.camera_dim)
-    held_out = _held_out(validation_clips, labels, config)
-    windows = window_config(config.data)
+    held_out = held_out_windows(
+        validation_clips,
+        labels,
+        window_config(config.data, frames=config.data.frames),
+        windows=config.data.validation_windows,
+        seed=training.seed,
+    )
+    windows = window_config(config.data, frames=config.data.frames_read)
 
     def batches(position: DataPosition) -> Iterator[LatentBatch]:
         tokens.to(PartialState().device)
@@ -121,11 +127,12 @@ def train(
     return fit(stage, training, out)
 
 
-def window_config(data: VideoDataConfig) -> WindowConfig:
+def window_config(data: VideoDataConfig, *, frames: int) -> WindowConfig:
+    """Windows of so many frames, otherwise as in training."""
     return WindowConfig(
         height=data.height,
         width=data.width,
-        frames=data.frames_read,
+        frames=frames,
         fps=data.fps,
         windows_per_frame=data.windows_per_frame,
         buffer_windows=data.buffer_windows,
@@ -165,17 +172,6 @@ def _check_size(data: VideoDataConfig, tokenizer: Tokenizer, model: VideoModel) 
             f"data.height {data.height} and data.width {data.width} must be multiples of {token}: "
             f"the tokenizer's {tokenizer.space_factor} times the patch of {model.patch}"
         )
-
-
-def _held_out(clips: Sequence[Clip], labels: Labels, config: VideoConfig) -> HeldOut:
-    """As many frames as training's windows begin with, of clips that it never sees, sorted by clip."""
-    windows = replace(window_config(config.data), frames=config.data.frames)
-    found = labelled_evaluation_windows(
-        clips, windows, labels=labels, windows=config.data.validation_windows, seed=config.training.seed
-    )
-    order = sorted(range(len(found.names)), key=lambda row: found.names[row])
-    frames = found.frames[order].movedim(-1, 2).float() / 127.5 - 1
-    return HeldOut(frames, found.actions[order], tuple(found.names[row] for row in order))
 
 
 def _card(

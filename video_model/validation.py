@@ -3,15 +3,19 @@
 The whole measurement is `video_model.evaluate`. Axes: B windows, T frames, A values of one action.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common.folders import Clip
 from common.metrics import psnr
 from common.sheets import write_sheet
+from video_model.clip_batches import clip_batch, labelled_evaluation_windows
+from video_model.clips import WindowConfig
+from video_model.labels import Labels
 from video_model.presets import TIME_FACTOR
 
 
@@ -32,6 +36,16 @@ class HeldOut:
     def exchanged(self) -> Tensor:
         """Each window gets the actions of the one half a turn further: of another clip, where no clip has half."""
         return self.actions.roll(len(self.actions) // 2, dims=0)
+
+
+def held_out_windows(
+    clips: Sequence[Clip], labels: Labels, config: WindowConfig, *, windows: int, seed: int
+) -> HeldOut:
+    """So many windows spread over all of these clips, always the same; fewer when the clips give fewer."""
+    found = labelled_evaluation_windows(clips, config, labels=labels, windows=windows, seed=seed)
+    order = sorted(range(len(found.names)), key=lambda row: found.names[row])
+    frames = clip_batch(found.frames[order], ()).frames
+    return HeldOut(frames, found.actions[order], tuple(found.names[row] for row in order))
 
 
 @dataclass(frozen=True)
