@@ -1,14 +1,17 @@
 """The video model's loss: the path, who gets which noise, and that latents, actions and times stay together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.test_video_model import SIZE, small
+from tests.test_video_model import SIZE, TOKENS, small
+from video_model.cache import attention_mask
 from video_model.flow import at_level, logit_normal_times, sampling_times, shifted, velocity
 from video_model.latent_windows import LatentBatch
 from video_model.layers import Actions
-from video_model.loss import draw, flow_errors, hold, loss, window_of
+from video_model.loss import Draw, causal_pass, draw, flow_errors, hold, joint_pass, loss, window_of
 from video_model.presets import VideoLossConfig
 
 CHANNELS, LATENTS, VALUES = 4, 4, 3
@@ -48,44 +51,95 @@ def test_times_are_shifted_towards_noise():
 def test_a_draw_keeps_its_promises():
     config = VideoLossConfig(context_noise=0.1)
     latents = torch.zeros(64, CHANNELS, LATENTS, 1, 1)
-    seen: dict[str, list[float]] = {"causal": [], "mid_clip": [], "held": [], "kept": [], "clean": [], "given": []}
+    seen: dict[str, list[float]] = {"causal": [], "mid_clip": [], "held": [], "kept": [], "clean": []}
+    given: dict[bool, list[float]] = {True: [], False: []}
     for seed in range(200):
         torch.manual_seed(seed)
         plan = draw(latents, config)
         assert plan.given[:, 0].all()
         assert not plan.given[:, -1].any()
         assert (plan.given.int().diff(dim=1) <= 0).all(), "what is given comes first"
-        assert plan.times[plan.given].max() <= 0.1
-        spread = plan.times.masked_fill(plan.given, float("nan"))
-        same = (spread.nan_to_num(-1) == plan.times[:, -1:]) | plan.given
-        assert bool(same.all()) is not plan.causal, "one noise level where all see all, else one for each latent"
-        seen["clean"].append((plan.times[:, 0] == 0).float().mean().item())
-        seen["given"].append(plan.given.float().sum(1).mean().item())
+        assert plan.context_times.max() <= 0.1
+        assert bool((plan.times == plan.times[:, :1]).all()) is not plan.causal, "one noise level where all see all"
+        given[plan.causal].append(plan.given.float().sum(1).mean().item())
+        seen["clean"].append((plan.context_times[:, 0] == 0).float().mean().item())
         for name in ("causal", "mid_clip", "held", "kept"):
             seen[name].append(float(torch.as_tensor(getattr(plan, name)).float().mean()))
     means = {name: sum(values) / len(values) for name, values in seen.items()}
-    expected = {"causal": 0.7, "mid_clip": 0.25, "held": 0.3, "kept": 0.9, "clean": 0.5, "given": 2.0}
-    assert means == pytest.approx(expected, abs=0.07)
+    assert means == pytest.approx({"causal": 0.7, "mid_clip": 0.25, "held": 0.3, "kept": 0.9, "clean": 0.5}, abs=0.07)
+    assert set(given[True]) == {1.0}
+    assert sum(given[False]) / len(given[False]) == pytest.approx((1 + LATENTS - 1) / 2, abs=0.1)
 
 
 def test_held_actions_keep_their_sum_and_their_latent():
-    actions = torch.randn(2, 8, VALUES)
+    actions = torch.randn(2, 2, 4, VALUES)
     held = hold(actions, torch.tensor([True, False]))
     assert torch.equal(held[1], actions[1])
-    for chunk in (slice(0, 4), slice(4, 8)):
-        torch.testing.assert_close(held[0, chunk], actions[0, chunk].mean(0).expand(4, -1))
+    torch.testing.assert_close(held[0], actions[0].mean(1, keepdim=True).expand(2, 4, -1))
 
 
 def test_each_latent_keeps_the_four_actions_that_lead_to_it():
     for mid_clip in (False, True):
-        latents, actions = window_of(batch(), mid_clip=mid_clip)
-        assert latents.shape[2] == LATENTS
-        without_actions = 0 if mid_clip else 1
-        assert actions.shape[1] == 4 * (LATENTS - without_actions)
-        for place in range(without_actions, LATENTS):
-            number = latents[:, :, place].mean().round().int().item()  # latent n stands for frames 4n - 3 .. 4n
-            row = 4 * (place - without_actions)
-            assert actions[0, row : row + 4, 0].tolist() == [4 * number - 4 + i for i in range(4)]
+        window = window_of(batch(), mid_clip=mid_clip)
+        assert window.latents.shape[2] == LATENTS
+        assert window.has_actions.tolist() == [mid_clip, *[True] * (LATENTS - 1)]
+        for place in torch.nonzero(window.has_actions).flatten().tolist():
+            number = window.latents[:, :, place].mean().round().int().item()  # latent n stands for frames 4n - 3 .. 4n
+            assert window.actions[0, place, :, 0].tolist() == [4 * number - 4 + i for i in range(4)]
+
+
+def plan_of(latents: Tensor, **changes: object) -> Draw:
+    """A causal step without noise in the context."""
+    torch.manual_seed(3)
+    plan = draw(latents, VideoLossConfig(causal_share=1.0, mid_clip_share=0.0, clean_context_share=1.0))
+    return replace(plan, **changes)
+
+
+@pytest.mark.parametrize(("mid_clip", "span", "sink"), [(False, 3, 0), (True, 3, 1), (False, 1, 1), (True, 1, 0)])
+def test_a_causal_step_asks_what_a_stream_will_ask(mid_clip: bool, span: int, sink: int):
+    """Every latent of a window at once, by mask, against one after the other, by cache."""
+    model = small(embodiments={"latent": VALUES})
+    given = batch(2)
+    window = window_of(given, mid_clip=mid_clip)
+    plan = plan_of(window.latents, mid_clip=mid_clip)
+    step = causal_pass(window, plan, span=span, sink=sink)
+    assert step.visible is not None
+    actions = window.actions[:, step.source].flatten(1, 2)
+    kept = window.has_actions[step.source].expand(2, -1)
+    with torch.no_grad():
+        together = model(
+            step.latents,
+            step.times,
+            actions=Actions(actions, embodiment="latent", kept=kept, mid_clip=True),
+            conditioned=step.conditioned,
+            positions=step.positions,
+            mask=attention_mask(step.visible, tokens=TOKENS),
+        )[:, :, -step.made :]
+        cache = model.empty_cache(batch=2, height=SIZE[0], width=SIZE[1], window=span, sink=sink)
+        for place in range(LATENTS):
+            own = Actions(window.actions[:, place], embodiment="latent", mid_clip=True)
+            told = own if window.has_actions[place] else None
+            if place and place <= sink + span:  # beyond, a stream's sink moves along, a mask's stays
+                noisy = at_level(window.latents, plan.noise, plan.times)[:, :, place : place + 1]
+                alone = model(noisy, plan.times[:, place : place + 1], actions=told, cache=cache)
+                torch.testing.assert_close(together[:, :, place - 1 : place], alone, atol=1e-5, rtol=1e-5)
+            clean, level = window.latents[:, :, place : place + 1], torch.zeros(2, 1)
+            model(clean, level, actions=told, conditioned=level + 1, cache=cache, append=True)
+
+
+def test_a_joint_step_keeps_what_is_given():
+    window = window_of(batch(2), mid_clip=False)
+    plan = plan_of(
+        window.latents, causal=False, given=torch.tensor([[True, True, False, False], [True, False, False, False]])
+    )
+    step = joint_pass(window, plan)
+    noisy = at_level(window.latents, plan.noise, plan.times)
+    assert step.visible is None and torch.equal(step.conditioned, plan.given)
+    for sample in range(2):
+        for place in range(LATENTS):
+            expected = window.latents if plan.given[sample, place] else noisy
+            assert torch.equal(step.latents[sample, :, place], expected[sample, :, place])
+            assert (step.times[sample, place] == 0) == plan.given[sample, place]
 
 
 def test_errors_along_time_are_about_frames_not_channels():
@@ -110,27 +164,32 @@ class Oracle(nn.Module):
     """Knows the clean latents of `batch` without their small noise: latent n is n everywhere."""
 
     def forward(
-        self, latents: Tensor, times: Tensor, *, actions: Actions, conditioned: Tensor, mask: Tensor | None
+        self,
+        latents: Tensor,
+        times: Tensor,
+        *,
+        actions: Actions,
+        conditioned: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
     ) -> Tensor:
-        first = 1.0 if actions.mid_clip else 0.0
-        clean = (first + torch.arange(float(latents.shape[2])))[:, None, None]
+        told = actions.values.unflatten(1, (-1, 4))[0, 1, 0, 0].item()  # of the second frame: 4 n - 4 for latent n
+        first = told / 4 + 1 - positions[1].item()
+        clean = (first + positions.float())[:, None, None]
         t = times[:, None, :, None, None].clamp_min(1e-6)
-        assert torch.equal(conditioned.int().diff(dim=1).clamp_min(0), torch.zeros_like(conditioned[:, 1:]).int())
         return (latents - clean) / t  # x_t = x_0 + t v
 
 
 def test_an_oracle_has_no_loss_and_a_slip_by_one_has():
-    for seed in range(6):
-        torch.manual_seed(seed)
-        config = VideoLossConfig(context_noise=0.0, shift=5.0)
-        exact = batch()
-        clean = LatentBatch(exact.latents.round(), exact.actions, exact.names)
-        torch.manual_seed(seed)
-        total, _ = loss(Oracle(), clean, config, embodiment="latent", patch=2)
-        assert total.item() < 1e-6
-        slipped = LatentBatch(clean.latents.roll(1, dims=2), clean.actions, clean.names)
-        torch.manual_seed(seed)
-        assert loss(Oracle(), slipped, config, embodiment="latent", patch=2)[0].item() > 0.5
+    config = VideoLossConfig(context_noise=0.0, shift=5.0, hold_share=0.0)
+    exact = batch()
+    clean = LatentBatch(exact.latents.round(), exact.actions, exact.names)
+    for slip, good in ((0, True), (1, False)):
+        shifted_latents = LatentBatch(clean.latents.roll(slip, dims=2), clean.actions, clean.names)
+        for seed in range(8):
+            torch.manual_seed(seed)
+            total, _ = loss(Oracle(), shifted_latents, config, embodiment="latent", patch=2)
+            assert total.item() < 1e-6 if good else total.item() > 0.5
 
 
 def test_the_loss_trains_every_part_of_the_network():

@@ -303,7 +303,8 @@ class Actions:
     embodiment: str
     """Whose actions these are: a name in the model's `embodiments`."""
     kept: Tensor | None = None
-    """(B,) bool: samples with False have no actions (dropped). None: all have."""
+    """(B,) bool: samples with False have no actions (dropped); or (B, T) with `mid_clip`, for each latent. None: all
+    have."""
     mid_clip: bool = False
     """The first latent of the window stands for four frames, not for the first frame of a clip."""
 
@@ -355,7 +356,7 @@ class ActionEmbedding(nn.Module):
         for_time, for_modulation = F.gelu(project(chunks), approximate="tanh").chunk(2, dim=-1)
         added = (self.to_time(for_time), self.to_modulation(for_modulation))
         if actions.kept is not None:
-            dropped = ~actions.kept[:, None, None]
+            dropped = ~(actions.kept if actions.kept.ndim == 2 else actions.kept[:, None])[..., None]
             added = (added[0].masked_fill(dropped, 0), added[1].masked_fill(dropped, 0))
         if actions.mid_clip:
             return added
