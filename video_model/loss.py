@@ -2,7 +2,7 @@
 
 In most steps the network learns what a stream needs: each latent is made from noise and sees the clean ones before it.
 All latents of a window are learned at once, as the network is given the clean ones and, beside them, the noisy ones;
-which sees which is a matter of the mask. In the other steps all latents but the first ones are noisy, and see each other.
+which sees which is a matter of the mask. In the other steps all latents but the first ones are noisy, and all see all.
 
 Axes: B samples, T latent frames of a window, F latent frames of a pass, C channels, h x w latent pixels, A values of an
 action.
