@@ -107,9 +107,9 @@ def bench_lam(
     step()  # with the own attention, too, before the clock runs
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(repeats):
-        times[False].append(_seconds(step, device))
+        times[False].append(seconds_of(step, device))
         with published_attention(network):
-            times[True].append(_seconds(step, device))
+            times[True].append(seconds_of(step, device))
     attention = _attention_seconds(network, batch, dtype, repeats)
     rate = _matmul_rate(device, dtype)
     costs = {published: _cost(statistics.median(times[published]), attention[published], batch) for published in times}
@@ -193,7 +193,7 @@ def _preset_costs(names: Sequence[str], device: str, dtype: torch.dtype, repeats
     times = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
-            times[name].append(_seconds(steps[name], device))
+            times[name].append(seconds_of(steps[name], device))
     return tuple(
         PresetCost(
             preset=name,
@@ -255,7 +255,7 @@ def _attention_seconds(network: DreamDojoLam, batch: int, dtype: torch.dtype, re
                 torch.autograd.grad(attend(q, k, v), (q, k, v), gradient)
 
             run()
-            totals[published] += blocks * statistics.median(_seconds(run, str(device)) for _ in range(repeats))
+            totals[published] += blocks * statistics.median(seconds_of(run, str(device)) for _ in range(repeats))
     return totals
 
 
@@ -266,10 +266,11 @@ def _matmul_rate(device: str, dtype: torch.dtype) -> float:
     size = 8192 if device.startswith("cuda") else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
-    return 2 * size**3 / min(_seconds(lambda: torch.mm(a, b), device) for _ in range(10))
+    return 2 * size**3 / min(seconds_of(lambda: torch.mm(a, b), device) for _ in range(10))
 
 
-def _seconds(run: Callable[[], object], device: str) -> float:
+def seconds_of(run: Callable[[], object], device: str) -> float:
+    """Wall time of one call, with all work on the device done."""
     import torch
 
     def finish() -> None:

@@ -563,6 +563,19 @@ def bench_lam(words: list[str], program: str) -> None:
     _options(run, words, program)
 
 
+def bench_video(words: list[str], program: str) -> None:
+    """milliseconds per forward pass of the video model, beside diffusers' network, and per training step"""
+
+    def run(json_file: Json = None) -> None:
+        """Time a forward pass beside diffusers' Cosmos network with the same weights, and a training step: on a CPU a
+        reduced network in fp32 and `tiny`, on a CUDA device the 2B shape in bf16."""
+        from scripts.bench_video import bench_video
+
+        bench_video(json_path=json_file)
+
+    _options(run, words, program)
+
+
 def _list_bad(bad: Any) -> None:
     from common.folders import printable
 
@@ -583,5 +596,5 @@ TREE: dict[str, Any] = {
         "dreamdojo-video": convert_dreamdojo_video,
         "cosmos": convert_cosmos,
     },
-    "bench": {"decode": bench_decode, "lam": bench_lam},
+    "bench": {"decode": bench_decode, "lam": bench_lam, "video": bench_video},
 }
