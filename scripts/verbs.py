@@ -25,7 +25,7 @@ def _options(function: Callable[..., Any], words: list[str], program: str) -> An
 def quickstart(words: list[str], program: str) -> None:
     """the whole pipeline on the demo world, then a report"""
 
-    def run(out: Path = Path("runs/quickstart"), lam_steps: int = 600, video_steps: int = 600) -> None:
+    def run(out: Path = Path("runs/quickstart"), lam_steps: int = 500, video_steps: int = 500) -> None:
         """Train a latent action model on the demo videos that come with the package, label them, train a video model
         on both, roll it out, and write a report.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.video import probe
 from scripts import cli, verbs
 from scripts.quickstart import quickstart
 from tests.moving_clips import write_moving_clips
@@ -62,16 +63,18 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_use_it_on_your_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three commands of the README, word for word, but for a short training."""
+    """The commands of the README, word for word, but for short trainings."""
     monkeypatch.chdir(tmp_path)
     write_moving_clips(tmp_path / "VIDEOS", 4)
+    (tmp_path / "VIDEOS" / "clip_00.mp4").rename(tmp_path / "VIDEOS" / "CLIP.mp4")
     text = (REPOSITORY / "README.md").read_text().split("## Use it on your videos")[1].split("##")[0]
     lines = [line.strip().split()[1:] for line in text.splitlines() if line.startswith("    understudy ")]
-    assert [line[0] for line in lines] == ["data", "train", "label"]
+    assert [line[0] for line in lines] == ["data", "train", "label", "train", "train", "rollout"]
     for words in lines:
         short = ["--training.steps", "2", "--training.workers", "0"] if words[0] == "train" else []
         assert cli.main([*words, *short]) == 0
     assert len(list((tmp_path / "labels").glob("*.safetensors"))) == 4
+    assert probe(tmp_path / "rollout.mp4").frames == 40
 
 
 def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

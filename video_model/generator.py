@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from common.checkpoints import find_checkpoint, load_model_folder, write_text
+from common.checkpoints import MANIFEST, find_checkpoint, load_model_folder, write_text
 from common.config import from_dict, to_dict
 from common.errors import BadData, UserError
 from common.published import require_fit
@@ -101,7 +101,9 @@ def checkpoint_config(model: VideoModel, config: VideoConfig, *, preset: str) ->
 
 def write_companions(folder: Path, *, tokenizer: Path, embodiments: Mapping[str, Embodiment]) -> None:
     """What a checkpoint holds beside the network: a copy of the tokenizer's folder, and the embodiments."""
-    shutil.copytree(find_tokenizer(tokenizer), folder / "tokenizer", ignore=shutil.ignore_patterns("training"))
+    # Its manifest would miss the training state; the new folder's own covers what is copied.
+    left_out = shutil.ignore_patterns("training", MANIFEST)
+    shutil.copytree(find_tokenizer(tokenizer), folder / "tokenizer", ignore=left_out)
     for name, embodiment in embodiments.items():
         write_text(folder / "embodiments" / f"{name}.json", json.dumps(asdict(embodiment), indent=1))
 
