@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from safetensors.torch import load_file
 
 from common.checkpoints import save_model
 from common.config import TrainingConfig
-from common.errors import BadData, UserError
+from common.errors import BadData, MissingDependency, UserError
 from tests.counted_clips import write_clip
 from tests.labelled_clips import LATENT_DIM, write_labels
 from tests.test_video_model import NARROW
 from video_model.convert import convert_cosmos
-from video_model.generator import build_video_model, load_generator
+from video_model.generator import build_video_model, load_generator, load_video_model
 from video_model.generator import checkpoint_config as video_config
 from video_model.model import VideoModel
 from video_model.presets import (
@@ -146,6 +147,27 @@ def test_training_begins_with_published_weights(world: Path, tmp_path: Path):
     generator = load_generator(start(SMALL, world, tmp_path / "run", init=tmp_path / "converted"))
     assert generator.model.config["fixed_words"] == 1 and not hasattr(generator.model, "crossattn_proj")
     assert rollout(generator, torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, 4, LATENT_DIM + 1)).isfinite().all()
+
+
+def test_lora_trains_adapters_and_actions_alone_and_loads_without_peft(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("peft")
+    first = start(SMALL, world, tmp_path / "base")  # three steps: after one, zero layers still stop all gradients
+    adapted = replace(SMALL, lora_rank=2, training=replace(SMALL.training, learning_rate=1e-2, ema_decay=0.0))
+    last = start(adapted, world, tmp_path / "run", init=first)
+    again = start(adapted, world, tmp_path / "run", init=first)
+    assert again == last
+    monkeypatch.setitem(sys.modules, "peft", None)
+    base, made = (load_video_model(folder)[0].state_dict() for folder in (first, last))
+    changed = {name for name in base if not torch.equal(base[name], made[name])}
+    assert changed == {
+        name for name in base if ("attn" in name and "norm" not in name) or "ff" in name or "action" in name
+    }
+    step = made["transformer_blocks.0.ff.net.2.weight"] - base["transformer_blocks.0.ff.net.2.weight"]
+    assert torch.linalg.matrix_rank(step, rtol=1e-3) == 2
+    with pytest.raises(MissingDependency, match="peft"):
+        start(adapted, world, tmp_path / "without", init=first)
 
 
 def test_a_clip_that_could_not_be_labelled_is_left_out_and_named(

@@ -19,6 +19,7 @@ from common.checkpoints import MANIFEST, find_checkpoint, load_model_folder, wri
 from common.config import from_dict, to_dict
 from common.errors import BadData, UserError
 from common.published import require_fit
+from video_model.lora import merged
 from video_model.model import VideoModel
 from video_model.presets import VideoConfig, VideoModelConfig
 from video_model.tokenizer import Tokenizer, load_tokenizer
@@ -121,7 +122,7 @@ def load_video_model(path: Path) -> tuple[VideoModel, dict[str, Any]]:
     data, tensors = load_model_folder(path)
     if data.get("stage") != "video":
         raise BadData(f"{path} holds a '{data.get('stage')}' checkpoint, not a video model")
-    model = cast(VideoModel, VideoModel.from_config(data["model"]))
+    model, tensors = cast(VideoModel, VideoModel.from_config(data["model"])), merged(tensors)
     require_fit(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}, path)
     model.load_state_dict(tensors, strict=True)
     return model.eval(), data

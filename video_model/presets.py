@@ -288,13 +288,15 @@ class VideoConfig:
     model: VideoModelConfig = field(default_factory=VideoModelConfig)
     loss: VideoLossConfig = field(default_factory=VideoLossConfig)
     data: VideoDataConfig = field(default_factory=VideoDataConfig)
+    lora_rank: int = 0
+    """Rank of low-rank adapters that are trained in place of the network (LoRA; takes peft); 0 trains the network."""
     sampling_steps: int = 12
     """Euler steps from noise to a latent."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        if self.sampling_steps < 1:
-            raise UserError(f"sampling_steps must be at least 1, not {self.sampling_steps}")
+        if self.sampling_steps < 1 or self.lora_rank < 0:
+            raise UserError("sampling_steps must be at least 1 and lora_rank not negative")
 
 
 def video_tiny() -> VideoConfig:

@@ -27,6 +27,7 @@ from video_model.generator import (
 from video_model.labels import Labels
 from video_model.latent_cache import LatentCache
 from video_model.latent_windows import LatentBatch, encoded_batches
+from video_model.lora import add_lora
 from video_model.loss import loss
 from video_model.model import VideoModel
 from video_model.presets import VideoConfig, VideoDataConfig
@@ -61,6 +62,8 @@ def train(
     labels, tokens = Labels.open(actions), load_tokenizer(tokenizer)
     model = _network(config, latent_channels=tokens.z_dim, action_dim=labels.dim, init=init)
     _check_size(config.data, tokens, model)
+    if config.lora_rank:
+        add_lora(model, rank=config.lora_rank)
     if training.checkpoint_activations:
         model.enable_gradient_checkpointing()
     training_clips, validation_clips = open_split(
