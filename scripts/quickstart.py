@@ -28,10 +28,13 @@ PAIRS = 1024
 WINDOWS = 20
 
 
-def quickstart(out: Path, *, lam_steps: int, video_steps: int) -> None:
-    """Train both models on the demo's training videos, measure them on its test videos, write OUT/report.html."""
+def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | None = None) -> None:
+    """Train both models on `videos`/train, measure them on `videos`/test, write OUT/report.html.
+
+    videos: by default the demo's human videos.
+    """
     started = time.monotonic()
-    videos = demo_set_path() / "human"
+    videos = videos or demo_set_path() / "human"
     run, labels, sheet = out / "lam", out / "labels", out / "predictions.png"
     config = tiny()
     config = replace(config, training=replace(config.training, steps=lam_steps))

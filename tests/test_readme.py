@@ -1,12 +1,14 @@
 """What the README and the usage page promise: every command parses, and the ones on the first screen run."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from common.video import probe
 from scripts import cli, verbs
+from scripts.demo_data import demo_set_path
 from scripts.quickstart import quickstart
 from tests.moving_clips import write_moving_clips
 
@@ -78,9 +80,13 @@ def test_use_it_on_your_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quickstart(tmp_path / "out", lam_steps=2, video_steps=2)
+    for split, count in (("train", 3), ("test", 2)):
+        (tmp_path / "videos" / split).mkdir(parents=True)
+        for clip in sorted((demo_set_path() / "human" / split).glob("*.mp4"))[:count]:
+            shutil.copy(clip, tmp_path / "videos" / split)
+    quickstart(tmp_path / "out", lam_steps=2, video_steps=2, videos=tmp_path / "videos")
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and page.count("data:video/mp4;base64,") == 2
-    assert "PSNR, own actions" in page and "PSNR, own action" in page and "20 test videos" in page
+    assert "PSNR, own actions" in page and "PSNR, own action" in page and "2 test videos" in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
     assert "report.html" in capsys.readouterr().out
