@@ -163,6 +163,7 @@ def _card(
     """Text of the checkpoint's README.md: what it is, how it was made, what it measures."""
     folders = " ".join(str(path) for path in data)
     factor, training = config.model.space_factor, config.training
+    windows = f"{config.data.frames} frames, half of them after {config.data.lead_in} more"
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
     table = f"| on held-out clips | |\n|---|---|\n{measured}" if numbers else "Not validated yet."
     return f"""# Tokenizer `{preset}`, step {step}
@@ -173,9 +174,8 @@ pixels per place. Causal, so it also works on a stream. Trained on {config.data.
 
     understudy train tokenizer {preset} --data {folders} --out {out}
 
-({training.steps} steps of {training.batch_size} windows of {config.data.frames} frames, half of them with
-{config.data.lead_in} frames before, seed {training.seed}; every
-setting is in `config.json`). The mean and the spread of the latents that training saw are among the weights;
+({training.steps} steps of {training.batch_size} windows of {windows}, seed {training.seed}; every setting
+is in `config.json`). The mean and the spread of the latents that training saw are among the weights;
 `video_model.tokenizer.load_tokenizer` normalises by them.
 
 psnr: decoded frames, in dB; psnr_first_frame: the frame that has a latent of its own; psnr_copy: the first frame in
