@@ -79,26 +79,9 @@ def train(
         windows=config.data.validation_windows,
         seed=training.seed,
     )
-    windows = window_config(config.data, frames=config.data.frames_read)
 
     def batches(position: DataPosition) -> Iterator[LatentBatch]:
-        tokens.to(PartialState().device)
-        if config.data.encode_once:
-            cache = LatentCache(latents or out / "latents", training_clips, windows, labels=labels, tokenizer=tokens)
-            ranks = {"rank": position.rank, "world_size": position.world_size}
-            cache.write(batch_size=ENCODING_BATCH, workers=training.workers, **ranks)
-            PartialState().wait_for_everyone()
-            return cache.batches(position, seed=training.seed)
-        source = ClipWindows(
-            training_clips,
-            config=windows,
-            batch_size=position.batch_size,
-            seed=training.seed,
-            rank=position.rank,
-            world_size=position.world_size,
-            labels=labels,
-        )
-        return encoded_batches(source, tokens, position, workers=training.workers, log=out / "quarantine.jsonl")
+        return _batches(position, training_clips, labels, tokens, config, out=out, latents=latents)
 
     def scaled_loss(network: nn.Module, batch: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         scaled = replace(batch, actions=embodiment.scaled(batch.actions))
@@ -140,6 +123,31 @@ def window_config(data: VideoDataConfig, *, frames: int) -> WindowConfig:
         windows_per_frame=data.windows_per_frame,
         buffer_windows=data.buffer_windows,
     )
+
+
+def _batches(
+    position: DataPosition,
+    clips: Sequence[Clip],
+    labels: Labels,
+    tokenizer: Tokenizer,
+    config: VideoConfig,
+    *,
+    out: Path,
+    latents: Path | None,
+) -> Iterator[LatentBatch]:
+    """Endless batches from `position` on: from latents that are encoded here first, or encoded as it goes."""
+    tokenizer.to(PartialState().device)
+    windows, training = window_config(config.data, frames=config.data.frames_read), config.training
+    ranks = {"rank": position.rank, "world_size": position.world_size}
+    if config.data.encode_once:
+        cache = LatentCache(latents or out / "latents", clips, windows, labels=labels, tokenizer=tokenizer)
+        cache.write(batch_size=ENCODING_BATCH, workers=training.workers, **ranks)
+        PartialState().wait_for_everyone()
+        return cache.batches(position, seed=training.seed)
+    source = ClipWindows(
+        clips, config=windows, batch_size=position.batch_size, seed=training.seed, labels=labels, **ranks
+    )
+    return encoded_batches(source, tokenizer, position, workers=training.workers, log=out / "quarantine.jsonl")
 
 
 def _network(config: VideoConfig, *, latent_channels: int, action_dim: int, init: Path | None) -> VideoModel:
