@@ -55,7 +55,7 @@ def model_card(
     """Text of the checkpoint's README.md: what it is, how it was made, what it measures."""
     folders = " ".join(str(path) for path in data)
     low, high = config.data.gap_seconds
-    camera = f" and {config.model.camera_dim} of the camera's motion" if config.model.camera_dim else ""
+    camera = f" and {config.model.camera_dim} of the camera" if config.model.camera_dim else ""
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
     table = f"| on held-out clips | |\n|---|---|\n{measured}" if numbers else "Not validated yet."
     return f"""# Latent action model `{preset}`, step {step}

@@ -1,11 +1,12 @@
 """Our latent action VAE: the code of a frame pair is [z_act | z_cam], what was done and how the camera moved.
 
-The camera's motion is computed (`common.camera`) and taken out; what moves by itself is computed too (`common.flow`).
+The camera's motion is computed (`common.camera`) and taken out, and so is its exposure (`common.exposure`), the light
+of the whole picture; what moves by itself is computed too (`common.flow`).
 Half of the latent action are its low frequencies, half is what a network adds; another network turns it and the first
 frame into motion and change.
 Light is not seen by the encoder (`common.texture`), so the latent action cannot hold it.
 
-Axes: B pairs, N tokens, C channels, D latent dimensions, K camera parameters.
+Axes: B pairs, N tokens, C channels, D latent dimensions, K camera parameters (motion, then exposure).
 """
 
 import itertools
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from common.camera import estimate, move
+from common.camera import CAMERA_DIM, estimate, move
+from common.exposure import estimate_exposure, expose
 from common.flow import local_flow, warp
 from common.texture import grey, texture
 from lam.blocks import ConditionedBlock, SpatialBlock, patchify, unpatchify
@@ -26,12 +28,13 @@ from lam.presets import FLOW_CELLS, LamModelConfig
 _POOL = 8
 """Half of the latent action are low frequencies of the mean motion of 8 x 8 parts of the picture."""
 _GAIN = 0.25
-"""Brings them near a standard deviation of 1: a unit is half a pixel (of 64) for a motion of the whole picture."""
+"""Brings them near a standard deviation of 1: a unit is half a pixel (of 64) for a motion of the whole picture. Where
+the camera's motion is missed, everything seems to move, and asinh bounds what that gives."""
 
 
 @dataclass
 class Stabilised:
-    """A pair with the camera's motion taken out, and nothing learned yet."""
+    """A pair with the camera's motion and exposure taken out, and nothing learned yet."""
 
     camera: Tensor
     """(B, K)."""
@@ -90,8 +93,8 @@ class LatentActionModel(nn.Module):
         """
         check_shape(first_frame, (3, self.config.height, self.config.width))
         action, camera = code.split((self.config.latent_dim, self.config.camera_dim), dim=-1)
-        moved, _ = move(first_frame, camera)
-        return self.decoder(moved, action)[0]
+        moved, _ = move(first_frame, camera[:, :CAMERA_DIM])
+        return self.decoder(expose(moved, camera[:, CAMERA_DIM:]), action)[0]
 
     def forward(self, frames: Tensor, *, sample: bool) -> MotionOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""
@@ -113,10 +116,13 @@ class LatentActionModel(nn.Module):
         """What is computed of pairs (B, 2, 3, H, W), before anything that is learned."""
         check_shape(frames, (2, 3, self.config.height, self.config.width))
         first, second = frames.unbind(1)
-        camera = estimate(first, second)
-        moved, seen = move(first, camera)
+        motion = estimate(first, second)
+        moved, seen = move(first, motion)
         seen = seen.to(moved.dtype)
+        exposure = estimate_exposure(moved, second, seen)
+        moved = expose(moved, exposure)
         flow = local_flow(moved, second, self.config.flow_grid)
+        camera = torch.cat((motion, exposure), dim=1)
         return Stabilised(camera, moved, seen, flow * F.interpolate(seen, size=flow.shape[-2:]))
 
     def _posterior(self, pair: Stabilised, second: Tensor) -> Posterior:
@@ -125,7 +131,7 @@ class LatentActionModel(nn.Module):
         forth = self.encoder(torch.cat((before, after, after - before, flow), dim=1)).float()
         back = self.encoder(torch.cat((after, before, before - after, -flow), dim=1)).float()
         motion = F.adaptive_avg_pool2d(pair.flow, _POOL).flatten(1) @ self.frequencies.T
-        mean = torch.cat((motion.float(), (forth - back)[:, : self.encoder.learned] / 2), dim=-1)
+        mean = torch.cat((motion.float().asinh(), (forth - back)[:, : self.encoder.learned] / 2), dim=-1)
         log_variance = (forth + back)[:, self.encoder.learned :] / 2
         return Posterior(mean=mean, log_variance=log_variance.clamp(-8, 4), camera=pair.camera)
 

@@ -71,8 +71,8 @@ class LamModelConfig:
 
     @property
     def camera_dim(self) -> int:
-        """Values of the code that stand for the camera's motion (`common.camera.CAMERA_DIM`)."""
-        return 8 if self.design == "default" else 0
+        """Values of the code that stand for the camera: `CAMERA_DIM` of its motion, `EXPOSURE_DIM` of its exposure."""
+        return 10 if self.design == "default" else 0
 
     @property
     def flow_grid(self) -> tuple[int, int]:

@@ -92,7 +92,7 @@ def test_a_folder_that_understudy_labelled(tmp_path: Path) -> None:
     write_clip(tmp_path / "clips" / "more" / "a.mp4", times_at(30, 60), gop=20)
     label(tmp_path / "lam", tmp_path / "clips", tmp_path / "labels", fps=10)
     labels = Labels.open(tmp_path / "labels")
-    assert labels.fps == 10 and (labels.latent_dim, labels.camera_dim, labels.dim) == (32, 8, 40)
+    assert labels.fps == 10 and (labels.latent_dim, labels.camera_dim, labels.dim) == (32, 10, 42)
     stored = load_file(tmp_path / "labels" / "more" / "a.mp4.safetensors")
     np.testing.assert_array_equal(
         labels.actions("more/a.mp4", stored["timestamps"][3:8]), stored["latent_actions"][3:7]

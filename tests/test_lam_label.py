@@ -54,7 +54,7 @@ def test_row_t_is_the_pair_t_and_t_plus_1(checkpoint: Path, clips: Path, tmp_pat
         pixels = torch.from_numpy(np.stack([frame.image for frame in frames])).permute(0, 3, 1, 2) / 127.5 - 1
         with torch.no_grad():
             one_by_one = torch.cat([model.encode(pixels[t : t + 2][None]).code for t in range(len(frames) - 1)])
-        assert arrays["latent_actions"].shape == (len(frames) - 1, 32 + 8)
+        assert arrays["latent_actions"].shape == (len(frames) - 1, 32 + 10)
         np.testing.assert_allclose(arrays["latent_actions"], one_by_one.numpy(), atol=5e-5)
         wrong = np.abs(arrays["latent_actions"][:-1] - one_by_one[1:].numpy()).max()
         assert wrong > 1e-3, "a slip by one frame would show"

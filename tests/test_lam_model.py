@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.camera import camera_of, homography, move
+from common.camera import CAMERA_DIM, camera_of, homography, move
+from common.exposure import expose
 from common.flow import local_flow
 from lam.interface import Posterior
 from lam.model import LatentActionModel, Stabilised, low_frequencies
@@ -74,11 +75,11 @@ def test_equal_frames_give_a_code_of_zeros_with_any_weights():
 def test_the_code_is_the_action_then_the_camera():
     model, frames = small_model(), hand_pairs(moving())
     posterior = model.encode(frames)
-    assert (posterior.mean.shape, posterior.log_variance.shape, posterior.camera.shape) == ((3, 5), (3, 5), (3, 8))
+    assert (posterior.mean.shape, posterior.log_variance.shape, posterior.camera.shape) == ((3, 5), (3, 5), (3, 10))
     assert torch.equal(posterior.code[:, :5], posterior.mean)
     assert torch.equal(posterior.code[:, 5:], posterior.camera)
     assert {part.dtype for part in vars(posterior).values()} == {torch.float32}
-    # What is known of the camera stands in the last 8.
+    # What is known of the camera stands in the last 10, its motion first.
     torch.testing.assert_close(posterior.code[:, 5:7], moving()[:, :2], atol=0.2, rtol=0)
 
 
@@ -145,8 +146,8 @@ def test_moving_the_second_frame_moves_the_camera_by_as_much_and_the_action_litt
     extra = torch.tensor([[1.2, -0.8, 0.4, 0.3, 0.1, 0.1, 0.0, 0.0]]).repeat(3, 1)
     further = torch.stack((frames[:, 0], move(frames[:, 1], extra)[0]), dim=1)
     before, after = model.encode(frames), model.encode(further)
-    expected = camera_of(homography(before.camera) @ homography(extra))
-    torch.testing.assert_close(after.camera, expected, atol=0.15, rtol=0)
+    expected = camera_of(homography(before.camera[:, :CAMERA_DIM]) @ homography(extra))
+    torch.testing.assert_close(after.camera[:, :CAMERA_DIM], expected, atol=0.15, rtol=0)
     change = (after.mean - before.mean).norm(dim=-1)
     assert change.mean() < 0.35 * before.mean.norm(dim=-1).mean()
 
@@ -157,7 +158,7 @@ def test_samples_spread_in_the_action_only():
     posterior = Posterior(
         mean=torch.tensor([[1.0, -2.0]]).repeat(rows, 1),
         log_variance=torch.tensor([[0.0, -2.0]]).repeat(rows, 1),
-        camera=torch.randn(rows, 8),
+        camera=torch.randn(rows, 10),
     )
     code = posterior.sample()
     assert torch.equal(code[:, 2:], posterior.camera)
@@ -171,15 +172,27 @@ def test_samples_spread_in_the_action_only():
 
 
 @torch.no_grad()
-def test_before_training_a_code_moves_the_camera_and_nothing_else():
+def test_before_training_a_code_moves_the_camera_changes_its_exposure_and_nothing_else():
     model, first = new_model(), hand_pairs(still())[:, 0]
-    assert (model.decode(first, torch.zeros(3, 13)) - first).abs().max() < 1e-4
-    camera = moving()
+    assert (model.decode(first, torch.zeros(3, 15)) - first).abs().max() < 1e-4
+    camera, exposure = moving(), torch.tensor([[2.0, 0.0], [0.0, -3.0], [-1.0, 1.0]])
     moved, _ = move(first, camera)
     assert (moved - first).abs().mean() > 0.05
+    assert (expose(moved, exposure) - moved).abs().mean() > 0.03
     for action in (torch.zeros(3, 5), torch.randn(3, 5)):
-        shown = model.decode(first, torch.cat((action, camera), dim=-1))
-        torch.testing.assert_close(shown, moved, atol=1e-4, rtol=0)
+        shown = model.decode(first, torch.cat((action, camera, exposure), dim=-1))
+        torch.testing.assert_close(shown, expose(moved, exposure), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_light_is_told_by_the_exposure_and_by_nothing_else():
+    model, frames = small_model(), hand_pairs(moving())
+    light = torch.tensor([[2.0, 1.0], [-2.0, 0.5], [1.0, -2.0]])
+    lit = torch.stack((frames[:, 0], expose(frames[:, 1], light)), dim=1)
+    before, after = model.encode(frames), model.encode(lit)
+    torch.testing.assert_close((after.camera - before.camera)[:, CAMERA_DIM:], light, atol=0.35, rtol=0)
+    assert (after.camera - before.camera)[:, :CAMERA_DIM].abs().max() < 0.1
+    assert (after.mean - before.mean).norm(dim=-1).mean() < 0.15 * before.mean.norm(dim=-1).mean()
 
 
 @torch.no_grad()
@@ -213,12 +226,12 @@ def test_motion_is_flow_in_pixels_of_64_then_change_in_unit_range():
     pixel = 64 / SMALL.height
     flow = model.decoder.flow.bias.view(-1, 2)
     flow[:, 0], flow[:, 1] = 3 * pixel / 4, -1 * pixel / 4  # look 3 pixels to the right and one up
-    moved = model.decode(first, torch.zeros(2, 13))
+    moved = model.decode(first, torch.zeros(2, 15))
     torch.testing.assert_close(moved[..., 1:, :-3], first[..., :-1, 3:], atol=1e-4, rtol=0)
     flow[:] = 0
     change = model.decoder.change.bias.view(SMALL.patch, SMALL.patch, 3)
     change[2, 5, 1] = 0.25  # half of the range from -1 to 1 is 1: green, third row, sixth column of each patch
-    added = model.decode(first, torch.zeros(2, 13)) - first
+    added = model.decode(first, torch.zeros(2, 15)) - first
     expected = torch.zeros(3, *SIZE)
     expected[1, 2::8, 5::8] = 0.5
     torch.testing.assert_close(added, expected.expand(2, -1, -1, -1), atol=1e-4, rtol=0)
@@ -287,7 +300,7 @@ def test_half_precision_stays_near_and_trains():
 @torch.no_grad()
 def test_half_precision_leaves_an_untrained_models_pictures_sharp():
     model, first, camera = new_model(), hand_pairs(still())[:, 0], moving()
-    code = torch.cat((torch.zeros(3, 5), camera), dim=-1)
+    code = torch.cat((torch.zeros(3, 5), camera, torch.zeros(3, 2)), dim=-1)
     with torch.autocast("cpu", torch.bfloat16):
         shown = model.decode(first, code)
     torch.testing.assert_close(shown, move(first, camera)[0], atol=1e-3, rtol=0)
@@ -329,7 +342,7 @@ def test_frames_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"expected frames of shape \(B, 2, 3, 48, 64\), got \(1, 2, 3, 64, 48\)"):
         model.encode(torch.zeros(1, 2, 3, 64, 48))
     with pytest.raises(ValueError, match=r"expected frames of shape \(B, 3, 48, 64\)"):
-        model.decode(torch.zeros(1, 3, 48, 48), torch.zeros(1, 13))
+        model.decode(torch.zeros(1, 3, 48, 48), torch.zeros(1, 15))
 
 
 def test_half_of_the_action_is_the_slow_waves_of_motion():
@@ -351,5 +364,5 @@ def test_the_action_starts_with_the_mean_motion():
     pair = Stabilised(torch.zeros(1, 8), frames[:, 0], torch.ones(1, 1, *SIZE), flow)
     mean = model._posterior(pair, frames[:, 1]).mean[0]
     assert len(mean) == 5, "two of them slow waves"
-    assert torch.allclose(mean[:2], torch.tensor([-2.0 * 8 / 4, 0]), atol=1e-4)
+    assert torch.allclose(mean[:2], torch.tensor([-2.0 * 8 / 4, 0]).asinh(), atol=1e-4)
     assert mean[2:].abs().min() > 0

@@ -57,7 +57,7 @@ def model(request: pytest.FixtureRequest) -> Lam:
 class TestLamSubject:
     def test_it_gives_the_model_s_own_answers_in_batches(self, model):
         subject, first, second = LamSubject(model), noise(70), noise(70, seed=1)
-        blocks = {"act": slice(0, 3), "cam": slice(3, 11)} if model.config.camera_dim else {"z": slice(0, 3)}
+        blocks = {"act": slice(0, 3), "cam": slice(3, 13)} if model.config.camera_dim else {"z": slice(0, 3)}
         z = subject.encode(first, second)
         assert (z.shape, z.dtype, subject.size) == ((70, columns(blocks)), np.float32, (16, 24))
         assert subject.blocks == blocks
@@ -86,7 +86,7 @@ class TestLamSubject:
             LamSubject(model).encode(noise(2), noise(2))
         torch.nn.init.constant_(model.decoder.change.weight, torch.nan)
         with pytest.raises(BadData, match="no numbers"):
-            LamSubject(model).decode(noise(2), np.zeros((2, 11), np.float32))
+            LamSubject(model).decode(noise(2), np.zeros((2, 13), np.float32))
 
 
 def colours(first, second):
