@@ -21,7 +21,7 @@ _STEPS = 5
 
 
 def expose(frames: Tensor, exposure: Tensor) -> Tensor:
-    """frames (B, C, H, W) after a change of the light by exposure (B, 2), not clamped to [-1, 1]; zeros change nothing."""
+    """frames (B, C, H, W) after a change of the light by exposure (B, 2); not clamped. Zeros change nothing."""
     with torch.autocast(frames.device.type, enabled=False):
         log_gain, shift = (exposure.float() * UNIT)[:, :, None, None, None].unbind(1)
         return (frames.float() * log_gain.exp() + shift * _slope(log_gain)).to(frames.dtype)

@@ -117,7 +117,9 @@ def _subject(generator: Generator, name: str, known: Labels, *, steps: int | Non
     def reconstruct(films: Tensor) -> Tensor:
         return generator.tokenizer.decode(generator.tokenizer.encode(films))
 
-    return VideoSubject(name, roll, reconstruct, latent_dim=known.latent_dim, device=generator.device)
+    return VideoSubject(
+        name, roll, reconstruct, known.latent_dim, device=generator.device, forecast=generator.forecaster
+    )
 
 
 def _hands(

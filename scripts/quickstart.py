@@ -49,7 +49,7 @@ def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | No
     measured = first_look(run, videos / "test", sheet=sheet)
     print(
         f"4/6  understudy train video tiny --data {videos / 'train'} --actions {labels / 'train'} --tokenizer demo "
-        f"--out {out / 'video'} --training.steps {video_steps}",
+        f"--lam {run} --out {out / 'video'} --training.steps {video_steps}",
         flush=True,
     )
     video_config = video_tiny()
@@ -60,6 +60,7 @@ def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | No
         data=videos / "train",
         actions=labels / "train",
         tokenizer=demo_tokenizer_path(),
+        lam=run,
         out=out / "video",
     )
     films = make_films(out / "video", videos / "test", labels / "test", out=out)

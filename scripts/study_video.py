@@ -3,9 +3,9 @@
     python -m scripts.study_video OUT --lam RUN [--against RUN] [--seeds 0 1 2] [--steps 3000]
 
 For each seed it trains `tiny` on the training videos of hand and robot, with the same windows and steps: told latent
-actions, told those of another latent action model (`--against`), and told nothing. It measures them on the test videos,
-and what becomes of a human's actions on a robot's first frame and the reverse. It prints medians over the seeds, and
-goes on where it stopped.
+actions, told those of another latent action model (`--against`), each with its model's forecast, and told nothing. It
+measures them on the test videos, and what becomes of a human's actions on a robot's first frame and the reverse. It
+prints medians over the seeds, and goes on where it stopped.
 """
 
 import json
@@ -53,7 +53,7 @@ def study(
     for name, model in models.items():
         for part, folder in world.items():
             label(model, folder, out / "labels" / name / part)
-    found = [_seed(out, world, tuple(models), seed=seed, steps=steps) for seed in seeds]
+    found = [_seed(out, world, models, seed=seed, steps=steps) for seed in seeds]
     medians = {
         name: statistics.median(values)
         for name in found[0]
@@ -76,11 +76,12 @@ def _videos(out: Path) -> dict[str, Path]:
     return {"training": training, "human": demo / "human" / "test", "robot": robot / "test"}
 
 
-def _seed(out: Path, world: dict[str, Path], models: tuple[str, ...], *, seed: int, steps: int) -> dict[str, float]:
+def _seed(out: Path, world: dict[str, Path], models: dict[str, Path], *, seed: int, steps: int) -> dict[str, float]:
     """Train what is missing and measure it; the numbers by name."""
     numbers: dict[str, float] = {}
+    first = next(iter(models))
     for name in (*models, "told nothing"):
-        labels = out / "labels" / (name if name in models else models[0])
+        labels = out / "labels" / (name if name in models else first)
         run, card = out / f"{name.replace(' ', '-')}-{seed}", out / f"{name.replace(' ', '-')}-{seed}.json"
         if not (run / "checkpoints" / f"step-{steps}").exists():
             config = video_tiny()
@@ -92,14 +93,15 @@ def _seed(out: Path, world: dict[str, Path], models: tuple[str, ...], *, seed: i
                 data=world["training"],
                 actions=labels / "training",
                 tokenizer=demo_tokenizer_path(),
+                lam=models.get(name),
                 out=run,
-                latents=out / f"latents-{labels.name}",
+                latents=out / f"latents-{name.replace(' ', '-')}",
             )
         measured = evaluate_video(
             run, world["human"], labels=labels / "human", windows=WINDOWS, json_path=card, seed=seed
         )
         numbers |= {f"{name}: {key}": value for key, value in _numbers(measured).items()}
-        if name == models[0]:
+        if name == first:
             numbers |= _transfers(load_generator(run), world, labels, seed=seed)
     return numbers
 

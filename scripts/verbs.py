@@ -214,6 +214,7 @@ def train_video(words: list[str], program: str) -> None:
         actions: Path,
         tokenizer: str,
         out: Path,
+        lam: Path | None = None,
         init: Path | None = None,
         latents: Path | None = None,
         config: Annotated[VideoConfig, arg(name="")] = VIDEO_PRESETS[name](),  # noqa: B008
@@ -229,6 +230,8 @@ def train_video(words: list[str], program: str) -> None:
             tokenizer: Folder of a tokenizer: a checkpoint, a run, or a published Wan autoencoder; or `demo`, the small
                 one that comes with the package, for the demo world.
             out: Folder of the run: config, metrics, sample pictures, checkpoints.
+            lam: The latent action model that wrote the labels. Its decoder then forecasts what comes next; shown the
+                forecast, the video model learns sooner and follows better. The checkpoint holds a copy.
             init: Start from this video model, such as `understudy convert cosmos` writes, and its sizes.
             latents: Folder for the encoded windows (--data.encode-once), which runs on the same data may share; by
                 default in the run.
@@ -245,6 +248,7 @@ def train_video(words: list[str], program: str) -> None:
                 actions=actions,
                 tokenizer=folder,
                 out=out,
+                lam=lam,
                 init=init,
                 latents=latents,
             )

@@ -85,7 +85,7 @@ def _plot(curves: Mapping[str, Curve], x: Sequence[float], *, x_label: str, y_la
             [value.value for value in curve.frames],
             low=[value.low for value in curve.frames] if name == "own" else (),
             high=[value.high for value in curve.frames] if name == "own" else (),
-            dashed=name in ("copy", "tokenizer"),
+            dashed=name in ("forecast", "copy", "tokenizer"),
         )
         for name, curve in curves.items()
     ]

@@ -19,6 +19,7 @@ NAMES = {
     "zero": "zero actions",
     "opposite": "opposite actions",
     "camera alone": "z_cam alone",
+    "forecast": "forecast alone (own actions)",
     "copy": "first frame copied",
     "tokenizer": "tokenizer (ceiling)",
 }

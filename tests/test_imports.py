@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parent.parent
 ALLOWED = {
     "common": set(),
     "lam": {"common"},
-    "video_model": {"common"},
+    "video_model": {"common", "lam"},
     "align": {"common", "lam", "video_model"},
     "distill": {"common", "video_model"},
     "simulator": {"common", "video_model", "align"},

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from common.training import DataPosition
 from tests.counted_clips import damage, number_of, write_clip
 from tests.labelled_clips import write_labels
 from video_model import latent_cache
-from video_model.clip_batches import labelled_stream
+from video_model.clip_batches import LabelledWindows, labelled_stream
 from video_model.clips import ClipWindows, WindowConfig
+from video_model.forecast import Forecaster
 from video_model.labels import Labels
 from video_model.latent_cache import LatentCache
 from video_model.latent_windows import LatentBatch, encode, encode_windows, encoded_batches
@@ -65,6 +67,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory, data: Path, tokenizer: Token
 
 def at(first_batch: int, *, batch_size: int = 4, rank: int = 0, world_size: int = 1) -> DataPosition:
     return DataPosition(first_batch=first_batch, batch_size=batch_size, rank=rank, world_size=world_size)
+
+
+class Brighter:
+    """Forecasts that the last frame becomes brighter by a tenth of each action's first number."""
+
+    def __init__(self, identity: str = "brighter") -> None:
+        self.identity = identity
+
+    def __call__(self, last: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return last[:, None] + actions[:, :, :1, None, None] / 10
 
 
 def keys(batches: list[LatentBatch]) -> list[tuple[str, int]]:
@@ -196,15 +208,15 @@ def test_a_cache_is_written_once_goes_on_and_is_shared_by_ranks(
 ) -> None:
     calls = 0
 
-    def stopping(model: Tokenizer, frames: torch.Tensor) -> torch.Tensor:
+    def stopping(model: Tokenizer, windows: LabelledWindows, forecaster: Forecaster | None) -> LatentBatch:
         nonlocal calls
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
-        return encode(model, frames)
+        return encode_windows(model, windows, forecaster)
 
     started = cache_of(tmp_path / "cache", data, tokenizer)
-    monkeypatch.setattr(latent_cache, "encode", stopping)
+    monkeypatch.setattr(latent_cache, "encode_windows", stopping)
     with pytest.raises(KeyboardInterrupt):
         started.write(batch_size=5, workers=0)
     before = files(tmp_path / "cache")
@@ -289,3 +301,28 @@ def test_labels_of_other_frames_stop_the_writing(tmp_path: Path, tokenizer: Toke
     with pytest.raises(BadData, match=r"^b\.mp4: no frame at") as caught:
         cache.write(batch_size=8, workers=workers)
     assert "run `understudy label` again" in caught.value.hint
+
+
+def test_forecasts_are_kept_with_their_windows(data: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    clips, labels = open_folder(data / "clips").clips, Labels.open(data / "labels")
+    forecaster = cast(Forecaster, Brighter())
+
+    def opened(forecaster: Forecaster | None) -> LatentCache:
+        return LatentCache(tmp_path, clips, WINDOW, labels=labels, tokenizer=tokenizer, forecaster=forecaster)
+
+    cache = opened(forecaster)
+    cache.write(batch_size=5, workers=0)
+    kept = {key: batch for batch in islice(cache.batches(at(0, batch_size=1), seed=SEED), 40) for key in keys([batch])}
+    found = 0
+    for windows in islice(labelled_stream(windows_of(data), at(0), workers=0, log=None), 20):
+        batch = encode_windows(tokenizer, windows, forecaster)
+        assert batch.forecasts is not None
+        for row, key in enumerate(keys([batch])):
+            if key in kept:
+                found += 1
+                torch.testing.assert_close(kept[key].forecasts, batch.forecasts[row : row + 1], rtol=1e-3, atol=1e-4)
+                assert (batch.forecasts[row] - batch.latents[row])[:, 1:].abs().max() > 2e-3
+    assert found > 3
+    for other in (None, cast(Forecaster, Brighter("another"))):
+        with pytest.raises(UserError, match="made with other forecaster"):
+            opened(other)

@@ -96,6 +96,17 @@ def gate(card: VideoCard, name: str) -> bool | None:
     return next(gate.passed for gate in card.gates if name in gate.name)
 
 
+def test_the_forecast_is_measured_beside_the_model() -> None:
+    def forecast(first: Tensor, actions: Tensor) -> Tensor:
+        return perfect(first, actions, 0)[:, 1:]
+
+    subject = VideoSubject("toy", frozen, lambda films: films, latent_dim=2, forecast=forecast)
+    card, films = measure(subject, WINDOWS, [], data="toy", scorers=NO_SCORERS)
+    assert value(card.foreground.rows["forecast"].cosine) > 0.95
+    assert card.fidelity["forecast"].psnr.mean.value > card.fidelity["own"].psnr.mean.value + 3
+    assert np.array_equal(films[0].frames["forecast"], films[0].frames["truth"])
+
+
 def test_a_perfect_model_scores_as_it_should(right: tuple[VideoCard, tuple[Film, ...]]) -> None:
     card, _ = right
     quality = {name: (found.psnr.mean.value, found.ssim.mean.value) for name, found in card.fidelity.items()}

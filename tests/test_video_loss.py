@@ -78,9 +78,13 @@ def test_held_actions_keep_their_sum_and_their_latent():
     torch.testing.assert_close(held[0], actions[0].mean(1, keepdim=True).expand(2, 4, -1))
 
 
-def test_each_latent_keeps_the_four_actions_that_lead_to_it():
+def test_each_latent_keeps_its_forecast_and_the_four_actions_that_lead_to_it():
+    assert window_of(batch(), mid_clip=False).forecasts is None
     for mid_clip in (False, True):
-        window = window_of(batch(), mid_clip=mid_clip)
+        given = batch()
+        window = window_of(replace(given, forecasts=10 + given.latents), mid_clip=mid_clip)
+        assert window.forecasts is not None
+        assert torch.equal(window.forecasts, 10 + window.latents)
         assert window.latents.shape[2] == LATENTS
         assert window.has_actions.tolist() == [mid_clip, *[True] * (LATENTS - 1)]
         for place in torch.nonzero(window.has_actions).flatten().tolist():
@@ -172,6 +176,7 @@ class Oracle(nn.Module):
         conditioned: Tensor,
         positions: Tensor,
         mask: Tensor | None,
+        forecast: Tensor | None,
     ) -> Tensor:
         told = actions.values.unflatten(1, (-1, 4))[0, 1, 0, 0].item()  # of the second frame: 4 n - 4 for latent n
         first = told / 4 + 1 - positions[1].item()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_model.cache import attention_mask, visible_frames
+from video_model.flow import flow_to
 from video_model.layers import Actions
 from video_model.model import VideoModel
 
@@ -408,3 +409,49 @@ def test_lora():
         assert torch.equal(model(latents, timesteps), before)
     model(latents, timesteps).sum().backward()
     assert any("lora" in name and p.grad is not None for name, p in model.named_parameters())
+
+
+def test_a_forecast_is_looked_at_where_latents_are_made():
+    model, x = small(forecast=True), noise(2, 4, 3, *SIZE)
+    forecast, given = noise(2, 4, 3, *SIZE, seed=5), torch.tensor([[1, 0, 0], [1, 1, 0]])
+    with torch.no_grad():
+        plain = model(x, levels(2), conditioned=given, forecast=forecast)
+        elsewhere = forecast + 5 * given[:, None, :, None, None]
+        assert torch.equal(model(x, levels(2), conditioned=given, forecast=elsewhere), plain)
+        for row, frame in ((0, 1), (0, 2), (1, 2)):
+            changed = forecast.clone()
+            changed[row, :, frame] += 1
+            assert (model(x, levels(2), conditioned=given, forecast=changed) - plain).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="needs a forecast"):
+        model(x, levels(2))
+    with pytest.raises(ValueError, match="takes no forecast"):
+        small()(x, levels(2), forecast=forecast)
+
+
+def test_the_flow_of_a_model_that_predicts_clean_latents():
+    x, times, forecast = noise(2, 4, 3, *SIZE), torch.tensor([[0.2, 0.5, 0.02], [1.0, 1.0, 0.0]]), noise(2, 4, 3, *SIZE)
+    for changes, expected in (({}, torch.zeros(())), ({"forecast": True}, forecast)):
+        told = {"forecast": forecast} if changes else {}
+        says, flow = (small(**changes, predicts=what) for what in ("clean", "flow"))
+        with torch.no_grad():
+            added = flow(x, times, **told)  # what the last layer says
+            clean = expected + added
+            t = times.clamp(min=0.05)[:, None, :, None, None]
+            torch.testing.assert_close(says(x, times, **told), (x - clean) / t)
+    exact = (x - flow_to(forecast, x, times) * times[:, None, :, None, None])[:1, :, :2]
+    torch.testing.assert_close(exact, forecast[:1, :, :2])  # back along the flow: x_t - t v = x_0
+
+
+def test_a_model_that_gets_a_forecast_says_the_same_until_it_is_trained():
+    model, x = small(), noise(2, 4, 3, *SIZE)
+    with torch.no_grad():
+        before = model(x, levels(2))
+        model.add_forecast()
+        torch.testing.assert_close(model(x, levels(2), forecast=noise(2, 4, 3, *SIZE, seed=5)), before)
+        model.patch_embed.proj.weight[:, -4:] = noise(len(model.patch_embed.proj.weight), 4)
+        assert (model(x, levels(2), forecast=noise(2, 4, 3, *SIZE, seed=5)) - before).abs().max() > 1e-3
+    saved = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    again = cast(VideoModel, VideoModel.from_config(saved))
+    assert again.state_dict()["patch_embed.proj.weight"].shape == model.patch_embed.proj.weight.shape
+    with pytest.raises(ValueError, match="has a forecast already"):
+        model.add_forecast()

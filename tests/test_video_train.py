@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from common.checkpoints import save_model
+from common.checkpoints import save_model, weights_checksum
 from common.config import TrainingConfig
 from common.errors import BadData, MissingDependency, UserError
+from lam.checkpoint import checkpoint_config as lam_config
+from lam.dreamdojo import DreamDojoLam
+from lam.presets import LamConfig, LamModelConfig
 from tests.counted_clips import write_clip
 from tests.labelled_clips import LATENT_DIM, write_labels
 from tests.test_video_model import NARROW
@@ -131,13 +134,49 @@ def test_training_begins_with_another_models_weights(world: Path, tmp_path: Path
         torch.testing.assert_close(made.state_dict()[name], tensor, msg=name)
 
 
+@pytest.mark.parametrize("encode_once", [True, False])
+def test_a_run_with_a_forecast_holds_what_makes_it(world: Path, tmp_path: Path, encode_once: bool):
+    torch.manual_seed(0)
+    sizes = LamModelConfig(
+        design="dreamdojo", height=SIDE, width=SIDE, patch=8, channels=16, heads=2, encoder_blocks=1, decoder_blocks=1
+    )
+    lam = DreamDojoLam(replace(sizes, latent_dim=LATENT_DIM + 1))
+    config = lam_config(LamConfig(model=lam.config), preset="tiny")
+    save_model(tmp_path / "lam", tensors=lam.state_dict(), config=config, card="")
+    with pytest.raises(UserError, match="written by another latent action model"):
+        start(SMALL, world, tmp_path / "refused", lam=tmp_path / "lam")
+    labels = write_labels(tmp_path / "labels", world / "clips", weights=weights_checksum(tmp_path / "lam"))
+    told = replace(SMALL, data=replace(SMALL.data, encode_once=encode_once))
+    told = replace(told, model=replace(SMALL.model, predicts="clean"))
+    last = start(told, world, tmp_path / "run", actions=labels, lam=tmp_path / "lam")
+    assert f"--lam {tmp_path / 'lam'}" in (last / "README.md").read_text()
+
+    generator = load_generator(last)
+    assert generator.forecaster is not None
+    before = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in generator.forecaster.model.state_dict().items())
+    first, actions = torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, 8, LATENT_DIM + 1)
+    made = rollout(generator, first, actions)
+    assert made.isfinite().all()
+    with torch.no_grad():
+        for parameter in generator.forecaster.model.parameters():
+            parameter += 0.1
+    assert (rollout(generator, first, actions) - made).abs().max() > 1e-3
+
+    with pytest.raises(UserError, match="was trained with a forecast"):
+        start(told, world, tmp_path / "without", actions=labels, init=last)
+    plain = start(SMALL, world, tmp_path / "plain", actions=labels)
+    gained = start(SMALL, world, tmp_path / "gained", actions=labels, init=plain, lam=tmp_path / "lam")
+    assert load_generator(gained).model.config["forecast"] is True
+
+
 def test_training_begins_with_published_weights(world: Path, tmp_path: Path):
     """A network with Cosmos' flags and names, without actions: converted, trained, loaded, rolled out."""
     torch.manual_seed(0)
     model = cast(VideoModel, VideoModel.from_config(NARROW | {"in_channels": 5, "out_channels": 4}))
     model.save_pretrained(tmp_path / "published")
     config = json.loads((tmp_path / "published" / "config.json").read_text())
-    for key in ("embodiments", "fixed_words"):  # ours alone
+    for key in ("embodiments", "fixed_words", "forecast", "predicts"):  # ours alone
         del config[key]
     config["_class_name"] = "CosmosTransformer3DModel"
     (tmp_path / "published" / "config.json").write_text(json.dumps(config))

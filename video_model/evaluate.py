@@ -204,7 +204,8 @@ def _vary(
 
 
 def _film(made: dict[str, Tensor], row: int, clip: str) -> Film:
-    names = [name for name in ("truth", "own", "opposite", "zero", "shuffled", "camera alone") if name in made]
+    kinds = ("truth", "own", "opposite", "zero", "shuffled", "camera alone", "forecast")
+    names = [name for name in kinds if name in made]
     pictures = {name: ((made[name][row] + 1) * 127.5).round().clamp(0, 255).byte().cpu() for name in names}
     return Film(clip, {name: picture.movedim(1, -1).numpy() for name, picture in pictures.items()})
 

@@ -31,6 +31,8 @@ class VideoSubject:
     latent_dim: int
     """How many values of an action are z_act; the others are z_cam."""
     device: torch.device | str = "cpu"
+    forecast: Callable[[Tensor, Tensor], Tensor] | None = None
+    """What the model's forecaster makes of first frames and own actions without the model: (B, T, 3, H, W)."""
 
 
 def given_actions(own: Tensor, other: Tensor, *, latent_dim: int) -> dict[str, Tensor]:
@@ -55,6 +57,8 @@ def roll_out(
     truth, own = true_films(windows, subject.device), own_actions(windows, subject.device)
     told = given_actions(own, own_actions(givers, subject.device), latent_dim=subject.latent_dim)
     made = {name: rolled(subject, truth[:, 0], actions, seed) for name, actions in told.items()}
+    if subject.forecast:
+        made["forecast"] = _checked(torch.cat((truth[:, :1], subject.forecast(truth[:, 0], own)), dim=1), truth.shape)
     copy = truth[:, :1].expand_as(truth)
     return made | {"copy": copy, "tokenizer": _checked(subject.reconstruct(truth), truth.shape), "truth": truth}
 

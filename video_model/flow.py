@@ -8,6 +8,8 @@ Axes: B samples, T latent frames, C channels, h x w latent pixels.
 import torch
 from torch import Tensor
 
+LEAST_TIME = 0.05
+
 
 def at_level(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
     """x_t for clean and noise (B, C, T, h, w) and times (B, T)."""
@@ -18,6 +20,14 @@ def at_level(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
 def velocity(clean: Tensor, noise: Tensor) -> Tensor:
     """dx_t / dt, the same at every t."""
     return noise - clean
+
+
+def flow_to(clean: Tensor, noised: Tensor, times: Tensor) -> Tensor:
+    """The flow at x_t that comes from `clean`: (x_t - x_0) / t, for both (B, C, T, h, w) and times (B, T).
+
+    t counts as 0.05 at least, as the error of a prediction grows by 1 / t (arXiv 2511.13720).
+    """
+    return (noised - clean) / times[:, None, :, None, None].clamp(min=LEAST_TIME)
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:

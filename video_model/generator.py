@@ -1,7 +1,7 @@
-"""A video model with all it needs to make video: its tokenizer, and how each embodiment's actions enter.
+"""A video model with all it needs to make video: tokenizer, forecaster, how each embodiment's actions enter.
 
-On disk one folder: the network (`config.json`, `model.safetensors`), the tokenizer in `tokenizer/`, as it was given,
-and one `embodiments/NAME.json` for each embodiment.
+On disk one folder: the network (`config.json`, `model.safetensors`), the tokenizer in `tokenizer/` and, for a model
+with a forecast, the latent action model in `lam/`, both as given, and one `embodiments/NAME.json` for each embodiment.
 """
 
 import json
@@ -19,6 +19,7 @@ from common.checkpoints import MANIFEST, find_checkpoint, load_model_folder, wri
 from common.config import from_dict, to_dict
 from common.errors import BadData, UserError
 from common.published import require_fit
+from video_model.forecast import Forecaster
 from video_model.lora import merged
 from video_model.model import VideoModel
 from video_model.presets import VideoConfig, VideoModelConfig
@@ -57,15 +58,19 @@ class Generator:
     tokenizer: Tokenizer
     embodiments: dict[str, Embodiment]
     config: VideoConfig
+    forecaster: Forecaster | None = None
+    """Where the network takes a forecast."""
 
     @property
     def device(self) -> torch.device:
         return self.model.proj_out.weight.device
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves both networks."""
+        """Moves all networks."""
         nn.Module.to(self.model, device)
         self.tokenizer.to(device)
+        if self.forecaster:
+            self.forecaster.to(device)
         return self
 
     def embodiment(self, name: str) -> Embodiment:
@@ -75,7 +80,9 @@ class Generator:
         return self.embodiments[name]
 
 
-def build_video_model(config: VideoModelConfig, *, latent_channels: int, action_dim: int) -> VideoModel:
+def build_video_model(
+    config: VideoModelConfig, *, latent_channels: int, action_dim: int, forecast: bool = False
+) -> VideoModel:
     """A new network without text, with random weights, for latent actions of `action_dim` values."""
     return VideoModel(
         in_channels=latent_channels + 1,
@@ -91,6 +98,8 @@ def build_video_model(config: VideoModelConfig, *, latent_channels: int, action_
         concat_padding_mask=False,
         use_crossattn_projection=False,
         embodiments={LATENT: action_dim},
+        forecast=forecast,
+        predicts=config.predicts,
     )
 
 
@@ -100,11 +109,15 @@ def checkpoint_config(model: VideoModel, config: VideoConfig, *, preset: str) ->
     return {"stage": "video", "preset": preset, "model": network, "settings": to_dict(config)}
 
 
-def write_companions(folder: Path, *, tokenizer: Path, embodiments: Mapping[str, Embodiment]) -> None:
-    """What a checkpoint holds beside the network: a copy of the tokenizer's folder, and the embodiments."""
-    # Its manifest would miss the training state; the new folder's own covers what is copied.
+def write_companions(
+    folder: Path, *, tokenizer: Path, embodiments: Mapping[str, Embodiment], lam: Path | None = None
+) -> None:
+    """What a checkpoint holds beside the network: copies of the folders of tokenizer and forecast, the embodiments."""
+    # Their manifests would miss the training state; the new folder's own covers what is copied.
     left_out = shutil.ignore_patterns("training", MANIFEST)
     shutil.copytree(find_tokenizer(tokenizer), folder / "tokenizer", ignore=left_out)
+    if lam:
+        shutil.copytree(find_checkpoint(lam), folder / "lam", ignore=left_out)
     for name, embodiment in embodiments.items():
         write_text(folder / "embodiments" / f"{name}.json", json.dumps(asdict(embodiment), indent=1))
 
@@ -147,6 +160,7 @@ def load_generator(path: Path) -> Generator:
     return Generator(
         model=model,
         tokenizer=load_tokenizer(folder / "tokenizer"),
+        forecaster=Forecaster.open(folder / "lam") if model.config["forecast"] else None,
         embodiments=embodiments,
         config=from_dict(VideoConfig, data["settings"], where=f"{path}/config.json"),
     )

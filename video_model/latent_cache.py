@@ -1,8 +1,9 @@
 """Latent windows that are encoded once and then read from disk, for training that goes over them many times.
 
 A cache is a folder: `cache.json` says what its windows depend on, `block-N.safetensors` holds some hundred windows of
-neighbouring segments: `latents` float16 (P, C, 1 + k, h, w), `actions` float32 (P, 4k, A), the clips' names as JSON in
-its metadata. The order of reading is a pure function of (seed, position), with every window once per epoch.
+neighbouring segments: `latents` float16 (P, C, 1 + k, h, w), `actions` float32 (P, 4k, A), `forecasts` as the latents
+where there are any, the clips' names as JSON in its metadata. The order of reading is a pure function of
+(seed, position), with every window once per epoch.
 """
 
 import hashlib
@@ -30,8 +31,9 @@ from common.training import DataPosition
 from common.video import UnreadableVideo, numbered_images
 from video_model.clip_batches import LabelledWindows, labelled_block
 from video_model.clips import Segments, WindowBlock, WindowConfig
+from video_model.forecast import Forecaster
 from video_model.labels import Labels
-from video_model.latent_windows import LatentBatch, encode
+from video_model.latent_windows import LatentBatch, encode_windows
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import Tokenizer
 
@@ -42,13 +44,22 @@ class LatentCache:
     """The windows of some clips as latents, in `folder`. `write` makes what is missing, `batches` reads.
 
     Of each segment's windows every (1 / config.windows_per_frame)-th is kept. UserError if the folder holds a cache of
-    other windows, labels or clips, or of another tokenizer; further errors as `video_model.clips.Segments`.
+    other windows, labels or clips, or of another tokenizer or forecaster; further errors as
+    `video_model.clips.Segments`.
     """
 
     def __init__(
-        self, folder: Path, clips: Sequence[Clip], config: WindowConfig, *, labels: Labels, tokenizer: Tokenizer
+        self,
+        folder: Path,
+        clips: Sequence[Clip],
+        config: WindowConfig,
+        *,
+        labels: Labels,
+        tokenizer: Tokenizer,
+        forecaster: Forecaster | None = None,
     ) -> None:
-        self.folder, self.config, self.labels, self.tokenizer = folder, config, labels, tokenizer
+        self.folder, self.config, self.labels = folder, config, labels
+        self.tokenizer, self.forecaster = tokenizer, forecaster
         self.segments = Segments(clips, config, labels)
         shares = np.ceil(self.segments.starts * config.windows_per_frame)
         # A block ends with the segment that fills it.
@@ -59,6 +70,7 @@ class LatentCache:
             {
                 "tokenizer": weights_checksum(tokenizer),
                 "labels": labels.identity,
+                "forecaster": forecaster and forecaster.identity,
                 "windows": asdict(config),
                 "clips": _clips_checksum(clips),
             }
@@ -96,7 +108,8 @@ class LatentCache:
         if not missing:
             return
         windows = sum(_count(self.segments, self.blocks[number]) for number in missing)
-        width = math.prod(self._latent_shape) * 2 + (self.config.frames - 1) * self.labels.dim * 4
+        latents = math.prod(self._latent_shape) * (2 if self.forecaster else 1)
+        width = latents * 2 + (self.config.frames - 1) * self.labels.dim * 4
         require_space(self.folder, windows * width * world_size)
         loader = DataLoader(
             _Blocks(self.segments, [self.blocks[number] for number in missing]),
@@ -116,16 +129,21 @@ class LatentCache:
                 self._write_block(number, decoded, batch_size, progress)
 
     def _write_block(self, number: int, decoded: LabelledWindows, batch_size: int, progress: tqdm) -> None:
-        latents = torch.empty(len(decoded.names), *self._latent_shape, dtype=torch.float16)
-        for start in range(0, len(latents), batch_size):
+        kept = ("latents", "forecasts") if self.forecaster else ("latents",)
+        shape = (len(decoded.names), *self._latent_shape)
+        tensors = {name: torch.empty(shape, dtype=torch.float16) for name in kept}
+        for start in range(0, len(decoded.names), batch_size):
             part = slice(start, start + batch_size)
-            latents[part] = encode(self.tokenizer, decoded.frames[part])
-            progress.update(len(latents[part]))
-        if not latents.isfinite().all():
+            windows = LabelledWindows(decoded.frames[part], decoded.actions[part], decoded.names[part])
+            batch = encode_windows(self.tokenizer, windows, self.forecaster)
+            for name, tensor in tensors.items():
+                tensor[part] = getattr(batch, name)
+            progress.update(len(batch.names))
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
             names = ", ".join(sorted({printable(name) for name in decoded.names}))
             raise BadData(f"the tokenizer's latents are too large or not finite; the clips are {names}")
         with durable_file(self.path(number)) as temporary:
-            tensors = {"latents": latents, "actions": decoded.actions}
+            tensors["actions"] = decoded.actions
             save_file(tensors, temporary, {"names": json.dumps(decoded.names)})
 
     @property
@@ -168,17 +186,18 @@ class LatentCache:
                     epoch = sample // self.windows
                     order = np.random.default_rng([seed, epoch]).permutation(self.windows)
                 rows.append(self._window(int(order[sample % self.windows])))
-            latents, actions, names = zip(*rows, strict=True)
-            yield LatentBatch(torch.stack(latents).float(), torch.stack(actions), names)
+            parts, names = zip(*rows, strict=True)
+            stacked = {name: torch.stack([part[name] for part in parts]).float() for name in parts[0]}
+            yield LatentBatch(names=names, **stacked)
             step += 1
 
-    def _window(self, number: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+    def _window(self, number: int) -> tuple[dict[str, torch.Tensor], str]:
         block = int(np.searchsorted(self._ends, number, side="right"))
         row = number - int(self._ends[block])  # from the block's end, so negative
         with self._reading(block) as file:
             names = json.loads(file.metadata()["names"])
             row += len(names)
-            return file.get_slice("latents")[row], file.get_slice("actions")[row], names[row]
+            return {name: file.get_slice(name)[row] for name in file.keys()}, names[row]  # noqa: SIM118
 
     def _reading(self, block: int) -> Any:
         try:

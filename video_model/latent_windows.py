@@ -1,7 +1,8 @@
 """Latent windows with their actions: what the video model is trained on, encoded from video as it goes.
 
 A window of 1 + 4k frames gives 1 + k latents. Latent 0 stands for frame 0, latent n for the frames 4n-3 to 4n, so rows
-4n-4 to 4n-1 of the actions lead from latent n-1 to latent n.
+4n-4 to 4n-1 of the actions lead from latent n-1 to latent n. The forecast of latent n is what the tokenizer makes of
+the frames that are forecast from frame 4n-4 and these actions, after the true frames up to there.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from torch import Tensor
 from common.training import DataPosition
 from video_model.clip_batches import LabelledWindows, clip_batch, labelled_stream
 from video_model.clips import ClipWindows
+from video_model.forecast import Forecaster
+from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import Tokenizer
 
 
@@ -27,10 +30,13 @@ class LatentBatch:
     """(B, 4k, A), float32, as the labels hold them, not scaled; `actions[:, t]` leads from frame t to frame t+1."""
     names: tuple[str, ...]
     """The clip that each of the B windows comes from."""
+    forecasts: Tensor | None = None
+    """As the latents: what is forecast of each; zeros for latent 0. None where nothing forecasts."""
 
     def to(self, device: torch.device | str) -> "LatentBatch":
         latents, actions = (part.to(device, non_blocking=True) for part in (self.latents, self.actions))
-        return LatentBatch(latents, actions, self.names)
+        forecasts = None if self.forecasts is None else self.forecasts.to(device, non_blocking=True)
+        return LatentBatch(latents, actions, self.names, forecasts)
 
 
 @torch.no_grad()
@@ -43,18 +49,36 @@ def encode(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
     return tokenizer.encode(clip_batch(frames, ()).frames).float()
 
 
-def encode_windows(tokenizer: Tokenizer, windows: LabelledWindows) -> LatentBatch:
-    """The same windows as latents, on the tokenizer's device."""
-    latents = encode(tokenizer, windows.frames)
-    return LatentBatch(latents, windows.actions.to(latents.device), windows.names)
+@torch.no_grad()
+def encode_windows(tokenizer: Tokenizer, windows: LabelledWindows, forecaster: Forecaster | None = None) -> LatentBatch:
+    """The same windows as latents, on the tokenizer's device, with forecasts where something forecasts."""
+    device = tokenizer.latents_mean.device
+    actions = windows.actions.to(device)
+    if forecaster is None:
+        return LatentBatch(encode(tokenizer, windows.frames), actions, windows.names)
+    frames = clip_batch(windows.frames.to(device), ()).frames
+    latent, state = tokenizer.encode_next(frames[:, :1], None)
+    latents, forecasts = [latent], [torch.zeros_like(latent)]
+    for before in range(0, actions.shape[1], TIME_FACTOR):  # the frame before the latent's first, and the action there
+        expected = forecaster(frames[:, before], actions[:, before : before + TIME_FACTOR])
+        forecasts.append(tokenizer.encode_next(expected, state)[0])
+        latent, state = tokenizer.encode_next(frames[:, before + 1 : before + 1 + TIME_FACTOR], state)
+        latents.append(latent)
+    return LatentBatch(torch.cat(latents, 2).float(), actions, windows.names, torch.cat(forecasts, 2).float())
 
 
 def encoded_batches(
-    source: ClipWindows, tokenizer: Tokenizer, position: DataPosition, *, workers: int, log: Path | None
+    source: ClipWindows,
+    tokenizer: Tokenizer,
+    position: DataPosition,
+    *,
+    workers: int,
+    log: Path | None,
+    forecaster: Forecaster | None = None,
 ) -> Iterator[LatentBatch]:
     """Endless batches from `position` on: decoded by `workers` processes (0: by this one), encoded by this one.
 
     source: windows drawn by labels. log: a JSON line per file that could not be read goes there.
     """
     for windows in labelled_stream(source, position, workers=workers, log=log):
-        yield encode_windows(tokenizer, windows)
+        yield encode_windows(tokenizer, windows, forecaster)

@@ -82,6 +82,8 @@ class Window:
     """(B, T, 4, A): the four that lead to each latent; zeros for the first of a clip, which has none."""
     has_actions: Tensor
     """(T,) bool."""
+    forecasts: Tensor | None
+    """As the latents."""
 
 
 def window_of(batch: LatentBatch, *, mid_clip: bool) -> Window:
@@ -92,11 +94,12 @@ def window_of(batch: LatentBatch, *, mid_clip: bool) -> Window:
     """
     chunks = batch.actions.unflatten(1, (-1, TIME_FACTOR))  # (B, T, 4, A), leading to latents 1 .. T
     has_actions = torch.ones(chunks.shape[1], dtype=torch.bool, device=chunks.device)
-    if mid_clip:
-        return Window(batch.latents[:, :, 1:], chunks, has_actions)
-    has_actions[0] = False
-    chunks = torch.cat((torch.zeros_like(chunks[:, :1]), chunks[:, :-1]), dim=1)
-    return Window(batch.latents[:, :, :-1], chunks, has_actions)
+    if not mid_clip:
+        has_actions[0] = False
+        chunks = torch.cat((torch.zeros_like(chunks[:, :1]), chunks[:, :-1]), dim=1)
+    kept = slice(1, None) if mid_clip else slice(None, -1)
+    forecasts = None if batch.forecasts is None else batch.forecasts[:, :, kept]
+    return Window(batch.latents[:, :, kept], chunks, has_actions, forecasts)
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ def loss(
         conditioned=given.conditioned,
         positions=given.positions,
         mask=mask,
+        forecast=None if window.forecasts is None else window.forecasts[:, :, given.source],
     )
     made = predicted[:, :, -given.made :].float()
     error = made - velocity(window.latents, plan.noise)[:, :, -given.made :]

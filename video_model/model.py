@@ -6,7 +6,7 @@ Axes: B samples, T latent frames, h x w latent pixels, N tokens of one frame, C 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from video_model.cache import AttentionMask, KVCache
+from video_model.flow import flow_to
 from video_model.layers import (
     ActionEmbedding,
     Actions,
@@ -28,6 +29,8 @@ from video_model.layers import (
     rotary,
     unpatchify,
 )
+
+Prediction = Literal["flow", "clean"]
 
 UNUSED_KEYS = frozenset({"max_size", "img_context_num_tokens", "img_context_dim_out"})
 """Keys of diffusers' config without a meaning here: positions have no limit, and there is no image context."""
@@ -53,6 +56,9 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         use_crossattn_projection: The text is projected from `crossattn_proj_in_channels` first.
         embodiments: Values of one action, by the embodiment's name; none in a plain Cosmos model.
         fixed_words: Words of a projected text that is part of the model (`fix_text`); 0 is none.
+        forecast: The network is shown a forecast of the latents that it makes, in `out_channels` more input channels.
+        predicts: What the last layer says: the "flow", as Cosmos's does, or the "clean" latents (arXiv 2511.13720),
+            where there is a forecast as what is to be added to it; the flow is worked out from them then.
     """
 
     text: Tensor
@@ -81,6 +87,8 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         encoder_hidden_states_channels: int = 1024,
         embodiments: Mapping[str, int] | None = None,
         fixed_words: int = 0,
+        forecast: bool = False,
+        predicts: Prediction = "flow",
     ) -> None:
         super().__init__()
         if patch_size[0] != 1 or patch_size[1] != patch_size[2]:
@@ -101,7 +109,8 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.has_condition_channel = in_channels > out_channels
         self.has_padding_channel = concat_padding_mask
         self.has_text = text_embed_dim > 0
-        self.patch_embed = PatchEmbedding(in_channels + concat_padding_mask, channels, patch=self.patch)
+        inputs = in_channels + concat_padding_mask + (out_channels if forecast else 0)
+        self.patch_embed = PatchEmbedding(inputs, channels, patch=self.patch)
         self.time_embed = TimeEmbedding(channels)
         self.transformer_blocks = nn.ModuleList(
             Block(
@@ -157,6 +166,17 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self._add_embodiment(name, action_dim)
         self.register_to_config(embodiments={**(self.config["embodiments"] or {}), name: action_dim})
 
+    @torch.no_grad()
+    def add_forecast(self) -> None:
+        """Learn to use a forecast of the latents; until it is trained, the model does not look at it."""
+        if self.config["forecast"]:
+            raise ValueError("this model has a forecast already")
+        before = self.patch_embed.proj
+        added = before.weight.new_zeros(before.out_features, self.latent_channels * self.patch**2)
+        self.patch_embed.proj = nn.Linear(before.in_features + added.shape[1], before.out_features, bias=False)
+        self.patch_embed.proj.weight = nn.Parameter(torch.cat((before.weight, added), dim=1))  # a patch's channels lead
+        self.register_to_config(forecast=True)
+
     def _add_embodiment(self, name: str, action_dim: int) -> None:
         if self.action_embedder is None:
             self.action_embedder = ActionEmbedding(self.proj_out.in_features).to(self.proj_out.weight)
@@ -204,6 +224,7 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         mask: AttentionMask | None = None,
         cache: KVCache | None = None,
         append: bool = False,
+        forecast: Tensor | None = None,
     ) -> Tensor:
         """The predicted flow (B, out_channels, T, h, w).
 
@@ -218,10 +239,14 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             mask: Which tokens see which (`video_model.cache.attention_mask`); None: all see all.
             cache: The past of a stream, for one latent (T = 1) that sees it and itself.
             append: Keep this latent in the cache, in place. Not where gradients are recorded.
+            forecast: As the latents, for a model that takes it: what is expected where they are made; not looked at
+                where they are given.
         """
         self._check(latents, timesteps, text, mask, positions, cache, append)
         frames, (rows, columns) = latents.shape[2], (size // self.patch for size in latents.shape[3:])
-        x = self.patch_embed(self._with_mask_channels(latents, conditioned))  # (B, T, N, C)
+        expected = self._expected(latents, forecast, conditioned)
+        x = self._with_mask_channels(latents, conditioned)
+        x = self.patch_embed(x if expected is None else torch.cat((x, expected), dim=1))  # (B, T, N, C)
         added = None if actions is None else self._embed_actions(actions, frames)
         per_frame = timesteps if timesteps.ndim == 2 else timesteps[:, None]
         time, shared = self.time_embed(per_frame, x.dtype, added)  # (B, T or 1, C), (B, T or 1, 3 C)
@@ -243,7 +268,11 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if cache is not None and append:
             cache.written += 1
         values = self.proj_out(self.norm_out(x, time, shared))  # (B, T, N, patch * patch * out_channels)
-        return unpatchify(values, patch=self.patch, rows=rows, columns=columns)
+        made = unpatchify(values, patch=self.patch, rows=rows, columns=columns)
+        if self.config["predicts"] == "flow":
+            return made
+        clean = made if expected is None else made + expected
+        return flow_to(clean.float(), latents.float(), per_frame.expand(-1, frames))
 
     def _rotary(self, positions: Tensor, rows: int, columns: int) -> Rotary:
         return rotary(positions, rows=rows, columns=columns, head_dim=self.head_dim, scale=self.rope_scale)
@@ -255,6 +284,17 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if self.action_embedder is None:
             raise ValueError(f"this model takes no actions; add_embodiment('{actions.embodiment}', ...) changes that")
         return self.action_embedder(actions, frames)
+
+    def _expected(self, latents: Tensor, forecast: Tensor | None, conditioned: Tensor | None) -> Tensor | None:
+        """The forecast's channels, zero where latents are given; None for a model without."""
+        if not self.config["forecast"]:
+            if forecast is not None:
+                raise ValueError("this model takes no forecast; add_forecast() changes that")
+            return None
+        if forecast is None:
+            raise ValueError("this model needs a forecast")
+        made = 1 if conditioned is None else 1 - conditioned.to(latents.dtype)[:, None, :, None, None]
+        return forecast.to(latents.dtype) * made
 
     def _with_mask_channels(self, latents: Tensor, conditioned: Tensor | None) -> Tensor:
         parts = [latents]

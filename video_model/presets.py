@@ -4,6 +4,7 @@ Standard library only: the command line reads this file before it imports torch.
 """
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from common.config import TrainingConfig
 from common.errors import UserError
@@ -193,6 +194,8 @@ class VideoModelConfig:
     """Inner channels of the adaptive norms."""
     patch: int = 2
     """Side in latent pixels of the square that is one token."""
+    predicts: Literal["flow", "clean"] = "flow"
+    """What the last layer says: clean latents ask less of few channels (arXiv 2511.13720), the flow is Cosmos's way."""
 
     def __post_init__(self) -> None:
         for name in ("heads", "layers", "modulation_dim", "patch"):
@@ -302,7 +305,7 @@ class VideoConfig:
 def video_tiny() -> VideoConfig:
     """About 2 M parameters at 64x64: a quarter of an hour on two CPU cores."""
     return VideoConfig(
-        model=VideoModelConfig(heads=4, head_dim=32, layers=6, modulation_dim=32),
+        model=VideoModelConfig(heads=4, head_dim=32, layers=6, modulation_dim=32, predicts="clean"),
         loss=VideoLossConfig(shift=4.0),
         data=VideoDataConfig(height=64, width=64, latents=5, encode_once=True),
         sampling_steps=8,

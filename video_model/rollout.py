@@ -1,7 +1,9 @@
 """From a first frame and actions to video, one latent at a time, as long as there are actions.
 
-Each latent is made from noise by Euler steps along the predicted velocity, seeing the past through a `KVCache`; then it
-is shown to the network once more, clean, and kept. Axes: B samples, T frames, A values of one action, H x W pixels.
+Each latent is made from noise by Euler steps along the predicted velocity, seeing the past through a `KVCache` and, in
+a model that has one, a forecast; then it is shown to the network once more, clean, and kept.
+
+Axes: B samples, T frames, A values of one action, H x W pixels.
 """
 
 import itertools
@@ -15,7 +17,7 @@ from video_model.flow import sampling_times
 from video_model.generator import LATENT, Generator
 from video_model.layers import Actions
 from video_model.presets import TIME_FACTOR
-from video_model.tokenizer import DecoderState
+from video_model.tokenizer import DecoderState, EncoderState
 
 
 @dataclass
@@ -24,6 +26,10 @@ class Stream:
 
     cache: KVCache
     decoder: DecoderState
+    encoder: EncoderState | None
+    """What it has been shown, to encode forecasts; None in a model without."""
+    last: Tensor
+    """(B, 3, H, W): the last frames."""
     random: list[torch.Generator]
     """One for each video, so that a video does not depend on which others are made with it."""
     shape: torch.Size
@@ -39,35 +45,46 @@ def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tu
     size, model = (generator.config.data.height, generator.config.data.width), generator.model
     if first_frames.shape[1:] != (3, *size):
         raise ValueError(f"first frames must be (B, 3, {size[0]}, {size[1]}), not {tuple(first_frames.shape)}")
-    latents = generator.tokenizer.encode(first_frames.to(generator.device)[:, None])  # (B, C, 1, h, w)
+    first_frames = first_frames.to(generator.device)
+    latents, encoder = generator.tokenizer.encode_next(first_frames[:, None], None)  # (B, C, 1, h, w)
     batch, _, _, height, width = latents.shape
     loss = generator.config.loss
     cache = model.empty_cache(batch=batch, height=height, width=width, window=loss.window, sink=loss.sink)
     given = latents.new_ones(batch, 1)
-    model(latents.to(model.dtype), 0 * given, conditioned=given, cache=cache, append=True)
+    forecast = torch.zeros_like(latents) if generator.forecaster else None
+    model(latents.to(model.dtype), 0 * given, conditioned=given, cache=cache, append=True, forecast=forecast)
     shown, decoder = generator.tokenizer.decode_next(latents, None)
     random = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Stream(cache, decoder, random, latents.shape[1:]), shown[:, 0]
+    return Stream(
+        cache, decoder, encoder if generator.forecaster else None, first_frames, random, latents.shape[1:]
+    ), shown[:, 0]
 
 
 @torch.inference_mode()
 def advance(generator: Generator, stream: Stream, actions: Tensor, *, embodiment: str, steps: int) -> Tensor:
     """The next four frames (B, 4, 3, H, W) under the actions (B, 4, A), which are not scaled yet."""
-    model = generator.model
+    model, actions = generator.model, actions.to(generator.device)
     chunk = Actions(
-        generator.embodiment(embodiment).scaled(actions.to(generator.device)).to(model.dtype),
-        embodiment=embodiment,
-        mid_clip=True,
+        generator.embodiment(embodiment).scaled(actions).to(model.dtype), embodiment=embodiment, mid_clip=True
     )
+    forecast = None
+    if generator.forecaster and stream.encoder:
+        # Of another body's actions the latent action model knows nothing: it is told that nothing is done.
+        told = actions if embodiment == LATENT else actions.new_zeros(*actions.shape[:2], generator.forecaster.code_dim)
+        forecast, _ = generator.tokenizer.encode_next(generator.forecaster(stream.last, told), stream.encoder)
     noise = [torch.randn(stream.shape, generator=random) for random in stream.random]
     x = torch.stack(noise).to(generator.device)
     level = x.new_ones(len(x), 1)
     times = sampling_times(steps, shift=generator.config.loss.shift, device=generator.device)
     for now, then in itertools.pairwise(times):
-        v = model(x.to(model.dtype), now * level, actions=chunk, cache=stream.cache)
+        v = model(x.to(model.dtype), now * level, actions=chunk, cache=stream.cache, forecast=forecast)
         x = x + (then - now) * v.float()
-    model(x.to(model.dtype), 0 * level, actions=chunk, conditioned=level, cache=stream.cache, append=True)
+    clean = x.to(model.dtype)
+    model(clean, 0 * level, actions=chunk, conditioned=level, cache=stream.cache, append=True, forecast=forecast)
     frames, stream.decoder = generator.tokenizer.decode_next(x, stream.decoder)
+    if stream.encoder:
+        _, stream.encoder = generator.tokenizer.encode_next(frames, stream.encoder)
+    stream.last = frames[:, -1]
     return frames
 
 

@@ -15,6 +15,7 @@ from common.folders import Clip, printable
 from common.training import DataPosition, Stage, fit
 from video_model.clip_batches import open_split
 from video_model.clips import ClipWindows, WindowConfig
+from video_model.forecast import Forecaster
 from video_model.generator import (
     LATENT,
     Embodiment,
@@ -47,20 +48,24 @@ def train(
     actions: Path,
     tokenizer: Path,
     out: Path,
+    lam: Path | None = None,
     init: Path | None = None,
     latents: Path | None = None,
 ) -> Path:
     """Train until `config.training.steps` or go on there; returns the last checkpoint's folder.
 
     data: a folder of video. actions: its latent actions, as `understudy label` writes them. tokenizer: a folder that
-    `load_tokenizer` takes. init: a video model's checkpoint to start from, in place of random weights and of the sizes
-    in `config.model`. latents: folder for the windows that `config.data.encode_once` encodes, by default in the run;
-    runs on the same data may share it.
+    `load_tokenizer` takes. lam: the latent action model that wrote the labels, to show the network what its decoder
+    expects (`video_model.forecast`). init: a video model's checkpoint to start from, in place of random weights and of
+    the sizes in `config.model`. latents: folder for the windows that `config.data.encode_once` encodes, by default in
+    the run; runs on the same data may share it.
     """
     training = config.training
     torch.manual_seed(training.seed)
-    labels, tokens = Labels.open(actions), load_tokenizer(tokenizer)
-    model = _network(config, latent_channels=tokens.z_dim, action_dim=labels.dim, init=init)
+    labels, tokens, forecaster = Labels.open(actions), load_tokenizer(tokenizer), lam and Forecaster.open(lam)
+    if forecaster:
+        forecaster.require(labels)
+    model = _network(config, latent_channels=tokens.z_dim, action_dim=labels.dim, init=init, forecast=bool(lam))
     _check_size(config.data, tokens, model)
     if config.lora_rank:
         add_lora(model, rank=config.lora_rank)
@@ -81,14 +86,14 @@ def train(
     )
 
     def batches(position: DataPosition) -> Iterator[LatentBatch]:
-        return _batches(position, training_clips, labels, tokens, config, out=out, latents=latents)
+        return _batches(position, training_clips, labels, tokens, forecaster, config, out=out, latents=latents)
 
     def scaled_loss(network: nn.Module, batch: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         scaled = replace(batch, actions=embodiment.scaled(batch.actions))
         return loss(network, scaled, config.loss, embodiment=LATENT, patch=model.patch)
 
     def evaluate(network: VideoModel, step: int) -> dict[str, float]:
-        generator = Generator(network, tokens, {LATENT: embodiment}, config)
+        generator = Generator(network, tokens, {LATENT: embodiment}, config, forecaster)
         shown = held_out.to(generator.device)
         made = make_rollouts(lambda first, acts: rollout(generator, first, acts), shown)
         sheets = out / "samples"
@@ -96,7 +101,8 @@ def train(
         rollout_sheet(made, shown, sheets / f"step-{step}.png")
         return follow(made, shown)
 
-    given = {"data": str(data), "actions": str(actions), "tokenizer": str(tokenizer), "init": init and str(init)}
+    given = {"data": str(data), "actions": str(actions), "tokenizer": str(tokenizer)}
+    given |= {name: path and str(path) for name, path in (("lam", lam), ("init", init))}
     stage = Stage(
         name=f"train video {preset}",
         model=model,
@@ -108,7 +114,9 @@ def train(
         card=lambda step, numbers: _card(
             config, model, preset=preset, given=given, out=out, step=step, numbers=numbers
         ),
-        companions=lambda folder: write_companions(folder, tokenizer=tokenizer, embodiments={LATENT: embodiment}),
+        companions=lambda folder: write_companions(
+            folder, tokenizer=tokenizer, lam=lam, embodiments={LATENT: embodiment}
+        ),
     )
     return fit(stage, training, out)
 
@@ -130,29 +138,39 @@ def _batches(
     clips: Sequence[Clip],
     labels: Labels,
     tokenizer: Tokenizer,
+    forecaster: Forecaster | None,
     config: VideoConfig,
     *,
     out: Path,
     latents: Path | None,
 ) -> Iterator[LatentBatch]:
     """Endless batches from `position` on: from latents that are encoded here first, or encoded as it goes."""
-    tokenizer.to(PartialState().device)
+    device: torch.device = PartialState().device  # type: ignore[assignment]
+    tokenizer.to(device)
+    if forecaster:
+        forecaster.to(device)
     windows, training = window_config(config.data, frames=config.data.frames_read), config.training
     ranks = {"rank": position.rank, "world_size": position.world_size}
     if config.data.encode_once:
-        cache = LatentCache(latents or out / "latents", clips, windows, labels=labels, tokenizer=tokenizer)
+        folder = latents or out / "latents"
+        cache = LatentCache(folder, clips, windows, labels=labels, tokenizer=tokenizer, forecaster=forecaster)
         cache.write(batch_size=ENCODING_BATCH, workers=training.workers, **ranks)
         PartialState().wait_for_everyone()
         return cache.batches(position, seed=training.seed)
     source = ClipWindows(
         clips, config=windows, batch_size=position.batch_size, seed=training.seed, labels=labels, **ranks
     )
-    return encoded_batches(source, tokenizer, position, workers=training.workers, log=out / "quarantine.jsonl")
+    log = out / "quarantine.jsonl"
+    return encoded_batches(source, tokenizer, position, workers=training.workers, log=log, forecaster=forecaster)
 
 
-def _network(config: VideoConfig, *, latent_channels: int, action_dim: int, init: Path | None) -> VideoModel:
+def _network(
+    config: VideoConfig, *, latent_channels: int, action_dim: int, init: Path | None, forecast: bool
+) -> VideoModel:
     if init is None:
-        return build_video_model(config.model, latent_channels=latent_channels, action_dim=action_dim)
+        return build_video_model(
+            config.model, latent_channels=latent_channels, action_dim=action_dim, forecast=forecast
+        )
     model, _ = load_video_model(init)
     if model.config["use_crossattn_projection"]:
         model.fix_text()
@@ -163,6 +181,10 @@ def _network(config: VideoConfig, *, latent_channels: int, action_dim: int, init
         model.add_embodiment(LATENT, action_dim)
     elif known[LATENT] != action_dim:
         raise UserError(f"{init} takes latent actions of {known[LATENT]} values; these labels have {action_dim}")
+    if forecast and not model.config["forecast"]:
+        model.add_forecast()
+    elif model.config["forecast"] and not forecast:
+        raise UserError(f"{init} was trained with a forecast", hint="Give --lam the model that wrote the labels.")
     return model
 
 

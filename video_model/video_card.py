@@ -98,7 +98,8 @@ class VideoCard:
     steps: int
     """T: steps of a window, as many as in training."""
     fidelity: dict[str, Fidelity]
-    """By what the film was made of: `CONDITIONS`, copying the first frame, encoding and decoding the truth."""
+    """By what the film was made of: what the model was told, its forecast without it, copying the first frame, encoding
+    and decoding the truth."""
     zero_motion: Interval | None
     """Change from frame to frame with zero actions over that with own; None where nothing changes with own actions."""
     foreground: Followed

@@ -1,0 +1,167 @@
+"""The forecast: which frame and which actions it is made of, and what becomes of it in windows, streams and films."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.camera import CAMERA_DIM, move
+from common.checkpoints import find_checkpoint, save_model, weights_checksum
+from common.errors import UserError
+from lam.checkpoint import checkpoint_config
+from lam.dreamdojo import DreamDojoLam
+from lam.model import LatentActionModel
+from lam.presets import LamConfig, LamModelConfig
+from video_model.clip_batches import LabelledWindows, clip_batch
+from video_model.forecast import Forecaster
+from video_model.generator import LATENT, Embodiment, Generator, build_video_model
+from video_model.labels import Labels
+from video_model.latent_windows import encode, encode_windows
+from video_model.presets import TokenizerModelConfig, VideoConfig, VideoDataConfig, VideoLossConfig, VideoModelConfig
+from video_model.rollout import rollout
+from video_model.tokenizer import Tokenizer, build_tokenizer
+
+SIDE = 16
+LAM = LamModelConfig(
+    height=SIDE, width=SIDE, patch=8, channels=16, heads=2, encoder_blocks=1, decoder_blocks=1, latent_dim=2
+)
+"""Before training: its decoder moves the camera, changes the exposure, and nothing else."""
+CODE = 2 + 10
+
+
+@pytest.fixture(scope="module")
+def forecaster() -> Forecaster:
+    torch.manual_seed(0)
+    return Forecaster(LatentActionModel(LAM), identity="0123abcd")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    torch.manual_seed(0)
+    sizes = TokenizerModelConfig(base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=(1, 1, 1), num_res_blocks=1)
+    return build_tokenizer(sizes).eval()
+
+
+def codes(*values: float) -> Tensor:
+    """(1, T, A): in each step the camera moves to the right by so many units, and nothing is done."""
+    actions = torch.zeros(1, len(values), CODE)
+    actions[0, :, 2] = torch.tensor(values)
+    return actions
+
+
+def film(frames: int, *, batch: int = 1) -> Tensor:
+    return torch.randint(
+        0, 256, (batch, frames, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+
+
+def moved(frame: Tensor, steps: Sequence[float]) -> Tensor:
+    """(1, T, 3, H, W): the frame moved by the first step, that by the second, and so on."""
+    frames = []
+    for step in steps:
+        camera = torch.zeros(1, CAMERA_DIM)
+        camera[0, 0] = step
+        frame, _ = move(frame, camera)
+        frames.append(frame)
+    return torch.stack(frames, dim=1)
+
+
+def test_each_frame_is_made_of_the_one_before_and_its_own_action(forecaster: Forecaster) -> None:
+    last, steps = clip_batch(film(1), ()).frames[:, 0], (1.0, -3.0, 0.0, 2.0)
+    made = forecaster(last, codes(*steps))
+    torch.testing.assert_close(made, moved(last, steps), atol=1e-4, rtol=0)
+    assert (made.diff(dim=1)[:, 1].abs().max()) < 1e-4, "the third action is none"
+    assert (made[:, 0] - last).abs().mean() > 0.05 and not made.requires_grad
+
+
+def test_pictures_of_another_size_come_back_in_their_own(forecaster: Forecaster) -> None:
+    last = torch.linspace(-1, 1, 48)[None, None, :, None].expand(1, 3, 48, 64)
+    made = forecaster(last, codes(0.0, 0.0))
+    assert made.shape == (1, 2, 3, 48, 64)
+    assert (made - last[:, None])[..., 3:-3, 3:-3].abs().max() < 0.05, "a picture without detail stays"
+
+
+def test_only_the_model_that_wrote_the_labels_will_do(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = DreamDojoLam(LamModelConfig(**{**vars(LAM), "design": "dreamdojo"}))
+    config = LamConfig(model=model.config)
+    save_model(tmp_path / "lam", tensors=model.state_dict(), config=checkpoint_config(config, preset="tiny"), card="")
+    there = Forecaster.open(tmp_path / "lam")
+    assert there.code_dim == 2
+    assert there(torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 4, 2)).shape == (1, 4, 3, SIDE, SIDE)
+    write = {"own": weights_checksum(find_checkpoint(tmp_path / "lam")), "other": "0123abcd"}
+    folders = {name: tmp_path / name for name in write}
+    for name, folder in folders.items():
+        write_empty_labels(folder, weights=write[name])
+    there.require(Labels.open(folders["own"]))
+    with pytest.raises(UserError, match="written by another latent action model"):
+        there.require(Labels.open(folders["other"]))
+
+
+def write_empty_labels(folder: Path, *, weights: str) -> None:
+    folder.mkdir()
+    (folder / "index.json").write_text(
+        f'{{"weights": "{weights}", "fps": null, "latent_dim": 2, "camera_dim": 0, "clips": [], "bad": []}}'
+    )
+
+
+def test_the_forecast_of_a_latent_is_of_the_frames_and_actions_around_it(
+    forecaster: Forecaster, tokenizer: Tokenizer
+) -> None:
+    steps = np.linspace(-4, 4, 12).tolist()
+    windows = LabelledWindows(film(13), codes(*steps), ("clip",))
+    batch = encode_windows(tokenizer, windows, forecaster)
+    assert batch.forecasts is not None
+    torch.testing.assert_close(batch.latents, encode(tokenizer, windows.frames), atol=1e-6, rtol=0)
+    assert not batch.forecasts[:, :, 0].any()
+    frames = clip_batch(windows.frames, ()).frames
+    for n in (1, 2, 3):
+        before = 4 * n - 4  # the frame before those of latent n, and the row of the action that leads on from it
+        expected = torch.cat((frames[:, : before + 1], moved(frames[:, before], steps[before : before + 4])), dim=1)
+        with torch.no_grad():
+            latent = tokenizer.encode(expected)[:, :, n]
+        torch.testing.assert_close(batch.forecasts[:, :, n], latent, atol=1e-4, rtol=0)
+
+
+def untrained(tokenizer: Tokenizer, forecaster: Forecaster) -> Generator:
+    """Says "nothing to add" to any forecast."""
+    config = VideoConfig(
+        model=VideoModelConfig(heads=2, head_dim=12, layers=1, modulation_dim=8, predicts="clean"),
+        loss=VideoLossConfig(window=2, sink=1),
+        data=VideoDataConfig(height=SIDE, width=SIDE, latents=3),
+        sampling_steps=2,
+    )
+    model = build_video_model(config.model, latent_channels=4, action_dim=CODE, forecast=True).eval()
+    model.add_embodiment("arm", 3)
+    body = Embodiment(scale=(1.0,) * CODE, fps=10.0, camera_dim=10)
+    arm = Embodiment(scale=(1.0,) * 3, fps=10.0)
+    return Generator(model, tokenizer, {LATENT: body, "arm": arm}, config, forecaster)
+
+
+def test_before_training_a_rollout_is_its_own_forecast(forecaster: Forecaster, tokenizer: Tokenizer) -> None:
+    """Each latent from the frames that were made before it, not from the first one."""
+    generator = untrained(tokenizer, forecaster)
+    first, steps = clip_batch(film(1), ()).frames[:, 0], np.linspace(-4, 4, 12).tolist()
+    made = rollout(generator, first, codes(*steps))
+    with torch.no_grad():
+        latent, seen = tokenizer.encode_next(first[:, None], None)
+        shown, decoded = tokenizer.decode_next(latent, None)
+        last, parts = first, [shown]
+        for start in range(0, 12, 4):
+            latent, _ = tokenizer.encode_next(moved(last, steps[start : start + 4]), seen)
+            frames, decoded = tokenizer.decode_next(latent, decoded)
+            _, seen = tokenizer.encode_next(frames, seen)
+            last = frames[:, -1]
+            parts.append(frames)
+    torch.testing.assert_close(made, torch.cat(parts, dim=1), atol=1e-4, rtol=0)
+
+
+def test_of_another_bodys_actions_nothing_is_forecast(forecaster: Forecaster, tokenizer: Tokenizer) -> None:
+    generator = untrained(tokenizer, forecaster)
+    first = clip_batch(film(1), ()).frames[:, 0]
+    still = rollout(generator, first, torch.zeros(1, 8, CODE))
+    torch.testing.assert_close(rollout(generator, first, torch.ones(1, 8, 3), embodiment="arm"), still)
+    assert (rollout(generator, first, codes(*[3.0] * 8)) - still).abs().max() > 1e-3
