@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lam.blocks import SpatialBlock, SpatioTemporalBlock, TokenTransformer, patchify, unpatchify
-from lam.interface import LamOutput, Posterior, check_shape
+from lam.interface import LamOutput, Posterior, check_shape, resized
 from lam.presets import LamModelConfig
 
 
@@ -68,6 +68,19 @@ class DreamDojoLam(nn.Module):
         tokens = self.patch_up(patches) + self.action_up(latent_action)[:, None]  # (B, N, C)
         painted = unpatchify(self.decoder(tokens).float(), patch=config.patch, height=config.height, width=config.width)
         return 2 * torch.sigmoid(painted) - 1
+
+    @torch.no_grad()
+    def forecast(self, first_frame: Tensor, codes: Tensor) -> Tensor:
+        """first_frame (B, 3, H, W) in [-1, 1] of any size, codes (B, T, D) -> the T frames after it: `decode` repeated.
+
+        Painted at the config's size and enlarged if that is another.
+        """
+        frame, size = resized(first_frame.float(), (self.config.height, self.config.width)), first_frame.shape[-2:]
+        frames = []
+        for code in codes.float().unbind(1):
+            frame = self.decode(frame, code).clamp(-1, 1)
+            frames.append(resized(frame, (size[0], size[1])))
+        return torch.stack(frames, dim=1)
 
     def forward(self, frames: Tensor, *, sample: bool) -> LamOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass
@@ -46,6 +47,14 @@ class PairModel(Protocol):
     def encode(self, frames: Tensor, /) -> Posterior: ...
     def decode(self, first_frame: Tensor, code: Tensor, /) -> Tensor: ...
     def train(self, mode: bool = True) -> object: ...
+
+
+def resized(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) at another size; unchanged where it is the same."""
+    if tuple(frames.shape[-2:]) == size:
+        return frames
+    shrinks = size[0] <= frames.shape[-2] and size[1] <= frames.shape[-1]
+    return functional.interpolate(frames, size=size, mode="area" if shrinks else "bilinear")
 
 
 def check_shape(frames: Tensor, expected: tuple[int, ...]) -> None:

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from common.camera import CAMERA_DIM, estimate, move
-from common.exposure import estimate_exposure, expose
+from common.exposure import EXPOSURE_DIM, estimate_exposure, expose
 from common.flow import local_flow, warp
 from common.texture import grey, texture
 from lam.blocks import ConditionedBlock, SpatialBlock, patchify, unpatchify
-from lam.interface import LamOutput, Posterior, check_shape
+from lam.interface import LamOutput, Posterior, check_shape, resized
 from lam.presets import FLOW_CELLS, LamModelConfig
 
 _POOL = 8
@@ -94,18 +94,47 @@ class LatentActionModel(nn.Module):
         check_shape(first_frame, (3, self.config.height, self.config.width))
         action, camera = code.split((self.config.latent_dim, self.config.camera_dim), dim=-1)
         moved, _ = move(first_frame, camera[:, :CAMERA_DIM])
-        return self.decoder(expose(moved, camera[:, CAMERA_DIM:]), action)[0]
+        moved = expose(moved, camera[:, CAMERA_DIM:])
+        return _second(moved, *self.decoder(moved, action)[:2])
+
+    @torch.no_grad()
+    def forecast(self, first_frame: Tensor, codes: Tensor) -> Tensor:
+        """first_frame (B, 3, H, W) in [-1, 1] of any size, codes (B, T, D + K) -> the T frames after it, clamped.
+
+        As `decode` time and again, with two differences, as small errors add up. Motions are composed, and the first
+        frame is resampled once, so that it stays sharp. And what the decoder says to no action is taken from what it
+        says to an action, so that codes of zeros leave the frame as it is.
+        """
+        config, batch = self.config, len(first_frame)
+        size = (first_frame.shape[-2], first_frame.shape[-1])
+        small = resized(first_frame.float(), (config.height, config.width))
+        still = torch.eye(2, 3, device=small.device).expand(batch, -1, -1)
+        places = F.affine_grid(still, list(small.shape), align_corners=False).movedim(-1, 1)  # where things were
+        added, tones = torch.zeros_like(small), small.new_tensor([0.0, 1.0]).expand(batch, 2)[..., None, None]
+        frames = []
+        for code in codes.float().unbind(1):
+            action, motion, exposure = code.split((config.latent_dim, CAMERA_DIM, EXPOSURE_DIM), dim=-1)
+            carried, _ = move(torch.cat((places, added), dim=1), motion)
+            tones = expose(tones, exposure)
+            moved = _at(small, carried[:, :2], tones) + carried[:, 2:]
+            both = torch.cat((action, torch.zeros_like(action)))
+            flow, change, _ = self.decoder(moved.repeat(2, 1, 1, 1), both)
+            flow, change = (told - untold for told, untold in (flow.chunk(2), change.chunk(2)))
+            places, added = warp(carried, flow).split((2, 3), dim=1)
+            added = added + 2 * change
+            frames.append((_at(first_frame.float(), resized(places, size), tones) + resized(added, size)).clamp(-1, 1))
+        return torch.stack(frames, dim=1)
 
     def forward(self, frames: Tensor, *, sample: bool) -> MotionOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""
         stabilised = self.stabilise(frames)
         posterior = self._posterior(stabilised, frames[:, 1])
         code = posterior.sample() if sample else posterior.code
-        prediction, flow, feature_change = self.decoder(stabilised.first, code[:, : self.config.latent_dim])
+        flow, change, feature_change = self.decoder(stabilised.first, code[:, : self.config.latent_dim])
         return MotionOutput(
             posterior=posterior,
             code=code,
-            prediction=prediction,
+            prediction=_second(stabilised.first, flow, change),
             stabilised=stabilised,
             flow=flow,
             feature_change=feature_change,
@@ -163,7 +192,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Stabilised first frame (B, 3, H, W) and latent action (B, D) to (second frame, flow, feature change or None)."""
+    """Stabilised first frame (B, 3, H, W) and latent action (B, D) to (flow, change, feature change or None)."""
 
     def __init__(self, config: LamModelConfig) -> None:
         super().__init__()
@@ -195,8 +224,21 @@ class _Decoder(nn.Module):
         change = unpatchify(self.change(x).float(), patch=config.patch, height=config.height, width=config.width)
         rows, columns = config.flow_grid
         flow = 4 * unpatchify(self.flow(x).float(), patch=FLOW_CELLS, height=rows, width=columns)
-        second = warp(first.float(), flow) + 2 * change
-        return second, flow, self.features(x).float() if self.features else None
+        return flow, change, self.features(x).float() if self.features else None
+
+
+def _second(first: Tensor, flow: Tensor, change: Tensor) -> Tensor:
+    """The stabilised first frame (B, 3, H, W), moved, and the change, in units of [0, 1], added."""
+    return warp(first.float(), flow) + 2 * change
+
+
+def _at(frame: Tensor, places: Tensor, tones: Tensor) -> Tensor:
+    """What `frame` (B, 3, H, W) shows at places (B, 2, h, w), both from -1 to 1, in another light.
+
+    tones (B, 2, 1, 1): what a brightness of 0 and of 1 have become.
+    """
+    shown = F.grid_sample(frame, places.movedim(1, -1), padding_mode="border", align_corners=False)
+    return shown * (tones[:, 1:] - tones[:, :1]) + tones[:, :1]
 
 
 def low_frequencies(count: int) -> Tensor:

@@ -104,7 +104,7 @@ none.</figcaption></figure>
 <h2>What to use</h2>
 <p>The latent actions of {labelled.clips} test videos ({labelled.frames} frames) are in
 <code>{html.escape(str(labels))}</code>, one safetensors file per video: <code>latent_actions[t]</code> is what was done
-between frame t and frame t+1, and in its last 8 numbers how the camera moved.</p>
+between frame t and frame t+1, and in its last 10 numbers what the camera did.</p>
 </html>
 """
 

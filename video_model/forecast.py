@@ -1,8 +1,8 @@
 """What the next frames will about look like, from the last one and the actions: the latent action model's decoder.
 
-It was trained to turn one frame and one latent action into the next frame; here it does so four times in a row. The
-video model is shown the result before it makes a latent, and makes it right: what the decoder smears, what comes into
-view, what it cannot know. Nothing learns from this but the video model.
+It was trained to turn one frame and one latent action into the next frame; here it does so four times in a row
+(`forecast` of both designs in `lam`). The video model is shown the result before it makes a latent, and makes it right:
+what the decoder smears, what comes into view, what it cannot know.
 
 Axes: B samples, A values of an action.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Self
 
 from common.checkpoints import find_checkpoint, weights_checksum
@@ -50,21 +49,6 @@ class Forecaster:
         """Values of one latent action."""
         return self.model.config.latent_dim + self.model.config.camera_dim
 
-    @torch.no_grad()
     def __call__(self, last: Tensor, actions: Tensor) -> Tensor:
-        """last (B, 3, H, W) in [-1, 1], actions (B, T, A), not scaled -> the T frames after it (B, T, 3, H, W).
-
-        Made at the size of the latent action model's frames, and enlarged if that is another.
-        """
-        size = self.model.config.height, self.model.config.width
-        shrinks = size[0] <= last.shape[-2] and size[1] <= last.shape[-1]
-        frame, frames = resized(last, size, mode="area" if shrinks else "bilinear"), []
-        for action in actions.unbind(1):
-            frame = self.model.decode(frame, action.to(frame.dtype)).clamp(-1, 1)
-            frames.append(resized(frame, (last.shape[-2], last.shape[-1]), mode="bilinear"))
-        return torch.stack(frames, dim=1)
-
-
-def resized(frames: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
-    """(B, 3, H, W) at another size; unchanged where it is the same."""
-    return frames if tuple(frames.shape[-2:]) == size else F.interpolate(frames, size=size, mode=mode)
+        """last (B, 3, H, W) in [-1, 1], actions (B, T, A), not scaled -> the T frames after it (B, T, 3, H, W)."""
+        return self.model.forecast(last, actions)
