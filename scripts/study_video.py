@@ -12,6 +12,7 @@ import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -37,7 +38,13 @@ WINDOWS = 40
 
 
 def study(
-    out: Path, /, lam: Path, against: Path | None = None, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 3000
+    out: Path,
+    /,
+    lam: Path,
+    against: Path | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    steps: int = 3000,
+    only: tuple[Literal["ours", "against", "told nothing"], ...] = (),
 ) -> None:
     """Train, measure, print. OUT gets a run folder per model and seed, cards, and `study.json`.
 
@@ -47,13 +54,20 @@ def study(
         against: Another one, for comparison: `dreamdojo-tiny`.
         seeds: Each trains two models, or three.
         steps: Of 16 windows.
+        only: Train and measure only these, as one of several processes that share the work.
     """
     world = _videos(out)
-    models = {"ours": lam} | ({"against": against} if against else {})
-    for name, model in models.items():
-        for part, folder in world.items():
-            label(model, folder, out / "labels" / name / part)
-    found = [_seed(out, world, models, seed=seed, steps=steps) for seed in seeds]
+    models = {"ours": lam} | ({"against": against} if against else {}) | {"told nothing": None}
+    found = []
+    for seed in seeds:
+        numbers: dict[str, float] = {}
+        for name in only or models:
+            kept = out / f"{name.replace(' ', '-')}-{seed}-{steps}.numbers.json"
+            if not kept.exists():
+                measured = _measured(out, world, name, models[name], lam, seed=seed, steps=steps)
+                write_text(kept, json.dumps(measured, indent=1))
+            numbers |= json.loads(kept.read_text())
+        found.append(numbers)
     medians = {
         name: statistics.median(values)
         for name in found[0]
@@ -76,34 +90,31 @@ def _videos(out: Path) -> dict[str, Path]:
     return {"training": training, "human": demo / "human" / "test", "robot": robot / "test"}
 
 
-def _seed(out: Path, world: dict[str, Path], models: dict[str, Path], *, seed: int, steps: int) -> dict[str, float]:
-    """Train what is missing and measure it; the numbers by name."""
-    numbers: dict[str, float] = {}
-    first = next(iter(models))
-    for name in (*models, "told nothing"):
-        labels = out / "labels" / (name if name in models else first)
-        run, card = out / f"{name.replace(' ', '-')}-{seed}", out / f"{name.replace(' ', '-')}-{seed}.json"
-        if not (run / "checkpoints" / f"step-{steps}").exists():
-            config = video_tiny()
-            training = replace(config.training, steps=steps, seed=seed, evaluate_every=steps, workers=0)
-            told = config.loss if name in models else replace(config.loss, drop_share=1.0)
-            train(
-                replace(config, training=training, loss=told),
-                preset="tiny",
-                data=world["training"],
-                actions=labels / "training",
-                tokenizer=demo_tokenizer_path(),
-                lam=models.get(name),
-                out=run,
-                latents=out / f"latents-{name.replace(' ', '-')}",
-            )
-        measured = evaluate_video(
-            run, world["human"], labels=labels / "human", windows=WINDOWS, json_path=card, seed=seed
+def _measured(
+    out: Path, world: dict[str, Path], name: str, model: Path | None, lam: Path, *, seed: int, steps: int
+) -> dict[str, float]:
+    """Train what is missing and measure it; the numbers by name. model: where what is told is from; None: nothing."""
+    labels = out / "labels" / ("against" if name == "against" else "ours")
+    for part, folder in world.items():
+        label(model or lam, folder, labels / part)
+    run, card = out / f"{name.replace(' ', '-')}-{seed}", out / f"{name.replace(' ', '-')}-{seed}.json"
+    if not (run / "checkpoints" / f"step-{steps}").exists():
+        config = video_tiny()
+        training = replace(config.training, steps=steps, seed=seed, evaluate_every=steps, workers=0)
+        told = config.loss if model else replace(config.loss, drop_share=1.0)
+        train(
+            replace(config, training=training, loss=told),
+            preset="tiny",
+            data=world["training"],
+            actions=labels / "training",
+            tokenizer=demo_tokenizer_path(),
+            lam=model,
+            out=run,
+            latents=out / f"latents-{name.replace(' ', '-')}",
         )
-        numbers |= {f"{name}: {key}": value for key, value in _numbers(measured).items()}
-        if name == first:
-            numbers |= _transfers(load_generator(run), world, labels, seed=seed)
-    return numbers
+    measured = evaluate_video(run, world["human"], labels=labels / "human", windows=WINDOWS, json_path=card, seed=seed)
+    numbers = {f"{name}: {key}": value for key, value in _numbers(measured).items()}
+    return numbers | (_transfers(load_generator(run), world, labels, seed=seed) if name == "ours" else {})
 
 
 def _numbers(card: VideoCard) -> dict[str, float]:

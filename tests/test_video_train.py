@@ -25,6 +25,7 @@ from tests.test_video_model import NARROW
 from video_model.convert import convert_cosmos
 from video_model.generator import build_video_model, load_generator, load_video_model
 from video_model.generator import checkpoint_config as video_config
+from video_model.lora import add_lora
 from video_model.model import VideoModel
 from video_model.presets import (
     VIDEO_PRESETS,
@@ -186,6 +187,15 @@ def test_training_begins_with_published_weights(world: Path, tmp_path: Path):
     generator = load_generator(start(SMALL, world, tmp_path / "run", init=tmp_path / "converted"))
     assert generator.model.config["fixed_words"] == 1 and not hasattr(generator.model, "crossattn_proj")
     assert rollout(generator, torch.zeros(1, 3, SIDE, SIDE), torch.ones(1, 4, LATENT_DIM + 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("forecast", [False, True])
+def test_lora_trains_the_first_layer_where_there_is_a_forecast(forecast: bool):
+    pytest.importorskip("peft")
+    model = build_video_model(SMALL.model, latent_channels=4, action_dim=3, forecast=forecast)
+    add_lora(model, rank=2)
+    assert model.patch_embed.proj.weight.requires_grad is forecast
+    assert not model.proj_out.weight.requires_grad
 
 
 def test_lora_trains_adapters_and_actions_alone_and_loads_without_peft(

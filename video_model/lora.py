@@ -19,6 +19,8 @@ _BASE, _DOWN, _UP = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.def
 def add_lora(model: VideoModel, *, rank: int) -> None:
     """Freeze the network, but for its action embedding, and add adapters of this rank; they begin as zero.
 
+    Where it takes a forecast its first layer is trained, too: it may never have seen one.
+
     MissingDependency without peft.
     """
     try:
@@ -29,6 +31,7 @@ def add_lora(model: VideoModel, *, rank: int) -> None:
     model.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED))  # scale alpha / r = 1
     assert model.action_embedder
     model.action_embedder.requires_grad_(True)
+    model.patch_embed.requires_grad_(model.config["forecast"])
 
 
 def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

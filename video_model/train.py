@@ -230,7 +230,8 @@ From a first frame and latent actions to video of {config.data.height} x {config
     understudy train video {preset} {options} --out {out}
 
 ({config.training.steps} steps of {config.training.batch_size} windows of {config.data.latents} latents, seed
-{config.training.seed}; every setting is in `config.json`). The folder holds the tokenizer, too.
+{config.training.seed}; every setting is in `config.json`). The folder holds the tokenizer, too, and the latent action
+model where one forecasts.
 
 psnr, psnr_shuffled, psnr_zero: of rollouts of {config.data.frames - 1} frames from one frame, in dB, with
 the clip's own latent actions, another clip's, none; psnr_copy: the first frame all along; drift: dB lost from the first
