@@ -8,7 +8,7 @@ from common.exposure import UNIT, estimate_exposure, expose
 
 @pytest.fixture
 def frames() -> torch.Tensor:
-    return torch.rand(4, 3, 24, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+    return torch.rand(4, 3, 24, 32, generator=torch.Generator().manual_seed(0)) - 0.1
 
 
 def everywhere(frames: torch.Tensor) -> torch.Tensor:

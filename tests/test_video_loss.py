@@ -1,6 +1,7 @@
 """The video model's loss: the path, who gets which noise, and that latents, actions and times stay together."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -206,3 +207,27 @@ def test_the_loss_trains_every_part_of_the_network():
         assert set(metrics) == {"flow", "change"}
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == []
+
+
+class Listener(Oracle):
+    """Knows, too, that the forecast of latent n is 10 + n."""
+
+    def forward(self, latents: Tensor, times: Tensor, *, forecast: Tensor | None, **told: Any) -> Tensor:
+        flow = super().forward(latents, times, forecast=forecast, **told)
+        clean = latents - times[:, None, :, None, None].clamp_min(1e-6) * flow
+        assert forecast is not None
+        torch.testing.assert_close(forecast, 10 + clean, atol=0.1, rtol=0)
+        return flow
+
+
+@pytest.mark.parametrize("causal", [0.0, 1.0])
+@pytest.mark.parametrize("mid_clip", [0.0, 1.0])
+def test_each_latent_is_shown_its_own_forecast(causal: float, mid_clip: float):
+    config = VideoLossConfig(context_noise=0.0, hold_share=0.0, causal_share=causal, mid_clip_share=mid_clip)
+    given = batch()
+    told = replace(given, forecasts=10 + given.latents)
+    torch.manual_seed(0)
+    loss(Listener(), told, config, embodiment="latent", patch=2)
+    slipped = replace(given, forecasts=(10 + given.latents).roll(1, dims=2))
+    with pytest.raises(AssertionError):
+        loss(Listener(), slipped, config, embodiment="latent", patch=2)
