@@ -110,7 +110,7 @@ def _measured(
             tokenizer=demo_tokenizer_path(),
             lam=model,
             out=run,
-            latents=out / f"latents-{name.replace(' ', '-')}",
+            latents=out / f"latents-{run.name}",  # the seed decides which clips are for validation
         )
     measured = evaluate_video(run, world["human"], labels=labels / "human", windows=WINDOWS, json_path=card, seed=seed)
     numbers = {f"{name}: {key}": value for key, value in _numbers(measured).items()}

@@ -308,7 +308,7 @@ def video_tiny() -> VideoConfig:
         model=VideoModelConfig(heads=4, head_dim=32, layers=6, modulation_dim=32, predicts="clean"),
         loss=VideoLossConfig(shift=4.0),
         data=VideoDataConfig(height=64, width=64, latents=5, windows_per_frame=0.125, encode_once=True),
-        sampling_steps=4,
+        sampling_steps=1,  # at this size more of them add noise, not detail (docs/log.md)
         training=TrainingConfig(
             steps=1000, batch_size=16, optimizer="muon", learning_rate=1e-2, warmup_steps=50, ema_decay=0.99
         ),
