@@ -177,6 +177,7 @@ def test_positions_in_24_frames_per_second_are_the_fps_of_diffusers(published: C
         ({"patch_size": (2, 2, 2)}, "one latent frame"),
         ({"in_channels": 18}, "not 18 for 16"),
         ({"attention_head_dim": 15}, "attention_head_dim"),
+        ({"predicts": "noise"}, "predicts must be one of flow, clean"),
         ({"text_embed_dim": 25}, "projected text has 24"),
     ],
 )

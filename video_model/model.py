@@ -6,7 +6,7 @@ Axes: B samples, T latent frames, h x w latent pixels, N tokens of one frame, C 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -95,6 +95,8 @@ class VideoModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"patch_size must be one latent frame and a square, not {tuple(patch_size)}")
         if in_channels - out_channels not in (0, 1):
             raise ValueError(f"in_channels must be out_channels or one more, not {in_channels} for {out_channels}")
+        if predicts not in get_args(Prediction):
+            raise ValueError(f"predicts must be one of {', '.join(get_args(Prediction))}, not {predicts!r}")
         if attention_head_dim < 12 or attention_head_dim % 2:
             raise ValueError(f"attention_head_dim must be even and at least 12, not {attention_head_dim}")
         if use_crossattn_projection and encoder_hidden_states_channels != text_embed_dim:
