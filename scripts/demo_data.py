@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.video import write_video
 from scripts.demo_behaviour import FRAME_SECONDS, SKILLS
 from scripts.demo_bodies import BODIES, Body
+from scripts.demo_config import DemoConfig
 from scripts.demo_looks import SPLITS, Split
 from scripts.demo_scene import FIELD_OF_VIEW
 from scripts.demo_world import FACTORS, EpisodeSpec, render_episode
@@ -31,35 +32,6 @@ from scripts.demo_world import FACTORS, EpisodeSpec, render_episode
 FPS = round(1 / FRAME_SECONDS)
 CRF = 20  # the default set stays below 10 MB
 TASK = "reach for, push, pick and place the objects on the table"
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """What to render. Episode k of a split is the same however many episodes there are."""
-
-    seed: int = 0
-    size: tuple[int, int] = (64, 64)  # height, width
-    frames: int = 80  # per episode, at 10 Hz
-    human_episodes: tuple[int, int, int] = (120, 16, 20)  # train, validation, test
-    robot_episodes: tuple[int, int, int] = (30, 5, 5)
-    nuisance: float = 1.0  # strength of head motion, changing light and the rolling ball in the human video, 0 to 4
-
-    def __post_init__(self) -> None:
-        if min(self.human_episodes + self.robot_episodes) < 0 or not sum(self.robot_episodes):
-            raise UserError(f"a demo needs robot episodes: human {self.human_episodes}, robot {self.robot_episodes}")
-        try:
-            self.specs("human")
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
-    def specs(self, body: Body) -> list[EpisodeSpec]:
-        """Every episode of a body, split after split."""
-        counts = self.human_episodes if body == "human" else self.robot_episodes
-        return [
-            EpisodeSpec(self.seed, body, split, index, frames=self.frames, size=self.size, nuisance=self.nuisance)
-            for split, count in zip(SPLITS, counts, strict=True)
-            for index in range(count)
-        ]
 
 
 def demo_set_path() -> Path:
@@ -75,24 +47,38 @@ def demo_tokenizer_path() -> Path:
     return Path(__file__).parent / "demo_tokenizer"
 
 
+def episode_specs(config: DemoConfig, body: Body) -> list[EpisodeSpec]:
+    """Every episode of a body, split after split. Raises UserError for values that no episode can have."""
+    counts = config.human_episodes if body == "human" else config.robot_episodes
+    try:
+        return [
+            EpisodeSpec(config.seed, body, split, index, config.frames, config.size, config.nuisance)
+            for split, count in zip(SPLITS, counts, strict=True)
+            for index in range(count)
+        ]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def clip_name(spec: EpisodeSpec) -> str:
     """Where a human episode lies below `human/`, and its factors below `factors/human/`, without the suffix."""
     return f"{spec.split}/{spec.split}_{spec.index:04d}"
 
 
-def make_demo(out: Path, config: DemoConfig = DemoConfig()) -> None:
+def make_demo(out: Path, config: DemoConfig) -> None:
     """Renders a demo world into `out`, a new or empty folder, which appears whole or not at all.
 
     Raises UserError if `out` holds something already, MissingDependency without MuJoCo or off-screen OpenGL.
     """
     out = Path(out).absolute()
+    episodes = sum(len(episode_specs(config, body)) for body in BODIES)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and is not an empty folder", hint="name a new folder")
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a run that was killed
     unfinished.mkdir(parents=True)
     try:
-        with tqdm(total=len(config.specs("human") + config.specs("robot")), unit="episode", disable=None) as progress:
+        with tqdm(total=episodes, unit="episode", disable=None) as progress:
             _write_human(unfinished, config, progress)
             _write_robot(unfinished, config, progress)
         (unfinished / "demo.json").write_text(json.dumps(_description(config), indent=2) + "\n", encoding="utf-8")
@@ -117,7 +103,7 @@ def write_gif(path: Path, *, episodes: int = 4, frames: int = 36, size: tuple[in
 
 
 def _write_human(root: Path, config: DemoConfig, progress: tqdm) -> None:
-    for spec in config.specs("human"):
+    for spec in episode_specs(config, "human"):
         episode = render_episode(spec)
         clip = root / "human" / f"{clip_name(spec)}.mp4"
         clip.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +114,7 @@ def _write_human(root: Path, config: DemoConfig, progress: tqdm) -> None:
 
 def _write_robot(root: Path, config: DemoConfig, progress: tqdm) -> None:
     def episodes() -> Iterator[RobotEpisode]:
-        for number, spec in enumerate(config.specs("robot")):
+        for number, spec in enumerate(episode_specs(config, "robot")):
             episode = render_episode(spec)
             _write_factors(root / f"factors/robot/episode_{number:06d}.npz", episode.factors)
             yield RobotEpisode(episode.frames, episode.factors["tool"], episode.factors["command"], TASK)

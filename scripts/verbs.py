@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from common.config import nearest
 from common.errors import UserError
 from lam.presets import PRESETS, LamConfig
+from scripts.demo_config import DemoConfig
 from video_model.presets import TOKENIZER_PRESETS, VIDEO_PRESETS, TokenizerConfig, VideoConfig
 
 Json = Annotated[Path | None, arg(name="json", help="Also write the numbers to this file.")]
@@ -127,7 +128,6 @@ def data_episodes(words: list[str], program: str) -> None:
 
 def data_demo(words: list[str], program: str) -> None:
     """make the demo world: a human hand and a robot at the same table"""
-    from scripts.demo_data import DemoConfig
 
     def run(out: Positional[Path], /, config: Annotated[DemoConfig, arg(name="")] = DemoConfig()) -> None:  # noqa: B008
         """Render the demo world with MuJoCo: `human/` (plain videos), `robot/` (a LeRobot v3.0 dataset) and `factors/`

@@ -17,7 +17,8 @@ from common.errors import MissingDependency, UserError
 from common.folders import open_folder
 from common.video import decode, probe
 from scripts.demo_behaviour import SKILLS
-from scripts.demo_data import DemoConfig, clip_name, demo_set_path, make_demo
+from scripts.demo_config import DemoConfig
+from scripts.demo_data import clip_name, demo_set_path, episode_specs, make_demo
 from scripts.demo_looks import Split
 from scripts.demo_world import FACTORS, EpisodeSpec, make_tracks, render_episode
 
@@ -219,14 +220,15 @@ def test_test_looks_are_never_trained_on():
     assert {look.texture for look in validation} == {look.texture for look in shown}
 
 
-def test_wrong_specifications_are_refused():
+def test_wrong_specifications_are_refused(tmp_path):
     right = EpisodeSpec(0, "human", "train", 0)
     for wrong in ({"frames": 1}, {"size": (8, 64)}, {"nuisance": 5.0}, {"nuisance": -1.0}, {"seed": -1}):
         (value,) = wrong.values()
         with pytest.raises(ValueError, match=re.escape(str(value))):
             replace(right, **wrong)
     with pytest.raises(UserError, match=r"9\.0"):
-        DemoConfig(nuisance=9.0)
+        make_demo(tmp_path / "demo", DemoConfig(nuisance=9.0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_mujoco_says_what_to_install(monkeypatch):
@@ -240,11 +242,11 @@ def test_make_demo_writes_the_whole_tree(mujoco_works, tmp_path):
     config = DemoConfig(frames=14, size=(32, 48), human_episodes=(2, 1, 1), robot_episodes=(1, 1, 1))
     make_demo(tmp_path / "demo", config=config)
     assert [path.name for path in tmp_path.iterdir()] == ["demo"], "a temporary folder was left"
-    names = [f"{clip_name(spec)}.mp4" for spec in config.specs("human")]
+    names = [f"{clip_name(spec)}.mp4" for spec in episode_specs(config, "human")]
     human = tmp_path / "demo/human"
     assert sorted(path.relative_to(human).as_posix() for path in human.rglob("*.*")) == sorted(names)
     assert [clip.name for clip in open_folder(human).clips] == sorted(names)
-    for spec in config.specs("human"):
+    for spec in episode_specs(config, "human"):
         info = probe(human / f"{clip_name(spec)}.mp4")
         assert (info.frames, info.height, info.width, info.fps) == (14, 32, 48, pytest.approx(10))
         factors = np.load(tmp_path / f"demo/factors/human/{clip_name(spec)}.npz", allow_pickle=False)
@@ -266,7 +268,7 @@ def test_shipped_set_is_small_and_complete():
     described = json.loads((root / "demo.json").read_text())
     assert described["command"] == "understudy data demo OUT" and described["config"]["seed"] == 0
     assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 12e6
-    for spec in DemoConfig().specs("human"):
+    for spec in episode_specs(DemoConfig(), "human"):
         assert (root / "human" / f"{clip_name(spec)}.mp4").is_file()
         assert (root / "factors/human" / f"{clip_name(spec)}.npz").is_file()
 
