@@ -69,18 +69,23 @@ class DreamDojoLam(nn.Module):
         painted = unpatchify(self.decoder(tokens).float(), patch=config.patch, height=config.height, width=config.width)
         return 2 * torch.sigmoid(painted) - 1
 
-    @torch.no_grad()
-    def forecast(self, first_frame: Tensor, codes: Tensor) -> Tensor:
-        """first_frame (B, 3, H, W) in [-1, 1] of any size, codes (B, T, D) -> the T frames after it: `decode` repeated.
+    def carry(self, frame: Tensor) -> Tensor:
+        """frame (B, 3, H, W) in [-1, 1] of any size, to be forecast from."""
+        return frame.float()
 
-        Painted at the config's size and enlarged if that is another.
+    @torch.no_grad()
+    def forecast(self, carried: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """The last frame (B, 3, H, W), codes (B, T, D) -> the T frames after it, and the last of them.
+
+        `decode` repeated. Painted at the config's size and enlarged if that is another.
         """
-        frame, size = resized(first_frame.float(), (self.config.height, self.config.width)), first_frame.shape[-2:]
+        size = (carried.shape[-2], carried.shape[-1])
+        frame = resized(carried, (self.config.height, self.config.width))
         frames = []
         for code in codes.float().unbind(1):
             frame = self.decode(frame, code).clamp(-1, 1)
-            frames.append(resized(frame, (size[0], size[1])))
-        return torch.stack(frames, dim=1)
+            frames.append(resized(frame, size))
+        return torch.stack(frames, dim=1), frames[-1]
 
     def forward(self, frames: Tensor, *, sample: bool) -> LamOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""

@@ -59,6 +59,20 @@ class MotionOutput(LamOutput):
     """(B, label_dim): what the linear action head reads from the mean, only with `label_dim`."""
 
 
+@dataclass
+class Carried:
+    """A frame, and what has become of it: where its places are now, what was added, in which light."""
+
+    frame: Tensor
+    """(B, 3, H, W) in [-1, 1], of any size."""
+    places: Tensor
+    """(B, 2, h, w), at the model's size: where in the frame each place was, from -1 to 1."""
+    added: Tensor
+    """(B, 3, h, w)."""
+    tones: Tensor
+    """(B, 2, 1, 1): what a brightness of 0 and of 1 have become."""
+
+
 class LatentActionModel(nn.Module):
     """Encoder (pair -> posterior) and decoder (first frame, code -> second frame); frames are float in [-1, 1].
 
@@ -97,33 +111,39 @@ class LatentActionModel(nn.Module):
         moved = expose(moved, camera[:, CAMERA_DIM:])
         return _second(moved, *self.decoder(moved, action)[:2])
 
-    @torch.no_grad()
-    def forecast(self, first_frame: Tensor, codes: Tensor) -> Tensor:
-        """first_frame (B, 3, H, W) in [-1, 1] of any size, codes (B, T, D + K) -> the T frames after it, clamped.
+    def carry(self, frame: Tensor) -> Carried:
+        """frame (B, 3, H, W) in [-1, 1] of any size, to be forecast from."""
+        batch, frame = len(frame), frame.float()
+        still = torch.eye(2, 3, device=frame.device).expand(batch, -1, -1)
+        size = (batch, 3, self.config.height, self.config.width)
+        places = F.affine_grid(still, list(size), align_corners=False).movedim(-1, 1)
+        tones = frame.new_tensor([0.0, 1.0]).expand(batch, 2)[..., None, None]
+        return Carried(frame, places, frame.new_zeros(size), tones)
 
-        As `decode` time and again, with two differences, as small errors add up. Motions are composed, and the first
-        frame is resampled once, so that it stays sharp. And what the decoder says to no action is taken from what it
-        says to an action, so that codes of zeros leave the frame as it is.
+    @torch.no_grad()
+    def forecast(self, carried: Carried, codes: Tensor) -> tuple[Tensor, Carried]:
+        """What has become of a frame, codes (B, T, D + K) -> the T next frames (B, T, 3, H, W), clamped, and the same.
+
+        As `decode` time and again, with two differences, as small errors add up. Motions are composed, and the frame
+        that is carried is resampled once, so that it stays sharp. And what the decoder says to no action is taken from
+        what it says to an action, so that codes of zeros leave the frame as it is.
         """
-        config, batch = self.config, len(first_frame)
-        size = (first_frame.shape[-2], first_frame.shape[-1])
-        small = resized(first_frame.float(), (config.height, config.width))
-        still = torch.eye(2, 3, device=small.device).expand(batch, -1, -1)
-        places = F.affine_grid(still, list(small.shape), align_corners=False).movedim(-1, 1)  # where things were
-        added, tones = torch.zeros_like(small), small.new_tensor([0.0, 1.0]).expand(batch, 2)[..., None, None]
-        frames = []
+        config, frame = self.config, carried.frame
+        size = (frame.shape[-2], frame.shape[-1])
+        small = resized(frame, (config.height, config.width))
+        places, added, tones, frames = carried.places, carried.added, carried.tones, []
         for code in codes.float().unbind(1):
             action, motion, exposure = code.split((config.latent_dim, CAMERA_DIM, EXPOSURE_DIM), dim=-1)
-            carried, _ = move(torch.cat((places, added), dim=1), motion)
+            before, _ = move(torch.cat((places, added), dim=1), motion)
             tones = expose(tones, exposure)
-            moved = _at(small, carried[:, :2], tones) + carried[:, 2:]
+            moved = _at(small, before[:, :2], tones) + before[:, 2:]
             both = torch.cat((action, torch.zeros_like(action)))
             flow, change, _ = self.decoder(moved.repeat(2, 1, 1, 1), both)
             flow, change = (told - untold for told, untold in (flow.chunk(2), change.chunk(2)))
-            places, added = warp(carried, flow).split((2, 3), dim=1)
+            places, added = warp(before, flow).split((2, 3), dim=1)
             added = added + 2 * change
-            frames.append((_at(first_frame.float(), resized(places, size), tones) + resized(added, size)).clamp(-1, 1))
-        return torch.stack(frames, dim=1)
+            frames.append((_at(frame, resized(places, size), tones) + resized(added, size)).clamp(-1, 1))
+        return torch.stack(frames, dim=1), Carried(frame, places, added, tones)
 
     def forward(self, frames: Tensor, *, sample: bool) -> MotionOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""

@@ -101,16 +101,19 @@ def _measured(
     if not (run / "checkpoints" / f"step-{steps}").exists():
         config = video_tiny()
         training = replace(config.training, steps=steps, seed=seed, evaluate_every=steps, workers=0)
-        told = config.loss if model else replace(config.loss, drop_share=1.0)
+        if not model:  # nothing that says of a window whether it stands still
+            config = replace(
+                config, loss=replace(config.loss, drop_share=1.0), data=replace(config.data, still_share=0.0)
+            )
         train(
-            replace(config, training=training, loss=told),
+            replace(config, training=training),
             preset="tiny",
             data=world["training"],
             actions=labels / "training",
             tokenizer=demo_tokenizer_path(),
             lam=model,
             out=run,
-            latents=out / f"latents-{run.name}",  # the seed decides which clips are for validation
+            latents=out / f"latents-{name.replace(' ', '-')}",
         )
     measured = evaluate_video(run, world["human"], labels=labels / "human", windows=WINDOWS, json_path=card, seed=seed)
     numbers = {f"{name}: {key}": value for key, value in _numbers(measured).items()}

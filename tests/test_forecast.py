@@ -16,6 +16,7 @@ from lam.dreamdojo import DreamDojoLam
 from lam.model import LatentActionModel
 from lam.presets import LamConfig, LamModelConfig
 from video_model.clip_batches import LabelledWindows, clip_batch
+from video_model.detail import with_detail
 from video_model.forecast import Forecaster
 from video_model.generator import LATENT, Embodiment, Generator, build_video_model
 from video_model.labels import Labels
@@ -35,7 +36,7 @@ CODE = 2 + 10
 @pytest.fixture(scope="module")
 def forecaster() -> Forecaster:
     torch.manual_seed(0)
-    return Forecaster(LatentActionModel(LAM), identity="0123abcd")
+    return Forecaster(LatentActionModel(LAM), identity="0123abcd", span=2)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_only_the_model_that_wrote_the_labels_will_do(tmp_path: Path) -> None:
     model = DreamDojoLam(LamModelConfig(**{**vars(LAM), "design": "dreamdojo"}))
     config = LamConfig(model=model.config)
     save_model(tmp_path / "lam", tensors=model.state_dict(), config=checkpoint_config(config, preset="tiny"), card="")
-    there = Forecaster.open(tmp_path / "lam")
+    there = Forecaster.open(tmp_path / "lam", span=2)
     assert there.code_dim == 2
     first, actions = torch.rand(1, 3, SIDE, SIDE), torch.randn(1, 2, 2)
     once = there.model.decode(first, actions[:, 0]).detach()
@@ -102,20 +103,21 @@ def write_empty_labels(folder: Path, *, weights: str) -> None:
     )
 
 
-def test_the_forecast_of_a_latent_is_of_the_frames_and_actions_around_it(
+def test_the_forecast_of_a_latent_is_of_the_frames_and_actions_before_it(
     forecaster: Forecaster, tokenizer: Tokenizer
 ) -> None:
-    steps = np.linspace(0, 2, 12).tolist()
-    windows = LabelledWindows(film(13), codes(*steps), ("clip",))
+    """From frame 0 for two latents, then anew from frame 8, where the encoder has seen the true frames."""
+    steps = np.linspace(0, 2, 16).tolist()
+    windows = LabelledWindows(film(17), codes(*steps), ("clip",))
     batch = encode_windows(tokenizer, windows, forecaster)
     assert batch.forecasts is not None
     torch.testing.assert_close(batch.latents, encode(tokenizer, windows.frames), atol=1e-6, rtol=0)
     assert not batch.forecasts[:, :, 0].any()
     frames = clip_batch(windows.frames, ()).frames
-    for n in (1, 2, 3):
-        before = 4 * n - 4  # the frame before those of latent n, and the row of the action that leads on from it
-        foreseen = forecaster(frames[:, before], codes(*steps[before : before + 4]))
-        expected = torch.cat((frames[:, : before + 1], foreseen), dim=1)
+    for n in (1, 2, 3, 4):
+        began = 0 if n < 3 else 8  # the frame that the forecast began with, and the row of the action that leads on
+        foreseen = forecaster(frames[:, began], codes(*steps[began : 4 * n]))
+        expected = torch.cat((frames[:, : began + 1], foreseen), dim=1)
         with torch.no_grad():
             latent = tokenizer.encode(expected)[:, :, n]
         torch.testing.assert_close(batch.forecasts[:, :, n], latent, atol=1e-4, rtol=0)
@@ -137,21 +139,43 @@ def untrained(tokenizer: Tokenizer, forecaster: Forecaster) -> Generator:
 
 
 def test_before_training_a_rollout_is_its_own_forecast(forecaster: Forecaster, tokenizer: Tokenizer) -> None:
-    """Each latent from the frames that were made before it, not from the first one."""
+    """Pixel by pixel, as what the tokenizer loses is given back; and begun anew from what was made."""
     generator = untrained(tokenizer, forecaster)
-    first, steps = clip_batch(film(1), ()).frames[:, 0], np.linspace(0, 2, 12).tolist()
+    first, steps = clip_batch(film(1), ()).frames[:, 0], np.linspace(0, 2, 16).tolist()
     made = rollout(generator, first, codes(*steps))
+    begun = forecaster(first, codes(*steps[:8]))
+    anew = forecaster(begun[:, -1], codes(*steps[8:]))
+    torch.testing.assert_close(made, torch.cat((first[:, None], begun, anew), dim=1), atol=1e-4, rtol=0)
+    assert (made[:, 9:] - forecaster(first, codes(*steps))[:, 8:]).abs().max() > 1e-3
+
+
+def test_a_model_that_disagrees_with_the_forecast_is_shown_as_it_is(
+    forecaster: Forecaster, tokenizer: Tokenizer
+) -> None:
+    generator = untrained(tokenizer, forecaster)
+    first, told = clip_batch(film(1), ()).frames[:, 0], codes(*[1.0] * 12)
     with torch.no_grad():
-        latent, seen = tokenizer.encode_next(first[:, None], None)
-        shown, decoded = tokenizer.decode_next(latent, None)
-        last, parts = first, [shown]
-        for start in range(0, 12, 4):
-            latent, _ = tokenizer.encode_next(forecaster(last, codes(*steps[start : start + 4])), seen)
-            frames, decoded = tokenizer.decode_next(latent, decoded)
-            _, seen = tokenizer.encode_next(frames, seen)
-            last = frames[:, -1]
-            parts.append(frames)
-    torch.testing.assert_close(made, torch.cat(parts, dim=1), atol=1e-4, rtol=0)
+        torch.nn.init.normal_(generator.model.proj_out.weight, std=30)
+    made = rollout(generator, first, told)
+    generator.forecaster, anew = None, generator.forecaster
+    assert anew is not None
+    assert (made[:, 1:] - anew(first, told)).abs().mean() > 0.2
+
+
+def test_detail_is_given_back_where_model_and_forecast_agree() -> None:
+    torch.manual_seed(0)
+    forecast = torch.rand(2, 4, 3, 16, 16) - 0.5
+    shown = forecast.flatten(0, 1).unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    shown = shown.repeat_interleave(2, 2).repeat_interleave(2, 3).unflatten(0, (2, 4))
+    made = shown.clone()
+    torch.testing.assert_close(with_detail(made, shown=shown, forecast=forecast), forecast)
+    made[0, 2, :, :, 8:] += 0.5
+    given = with_detail(made, shown=shown, forecast=forecast)
+    torch.testing.assert_close(given[0, 2, :, :, :5], forecast[0, 2, :, :, :5])
+    torch.testing.assert_close(given[0, 2, :, :, 11:], made[0, 2, :, :, 11:], atol=1e-3, rtol=0)
+    others = torch.ones(2, 4, dtype=torch.bool)
+    others[0, 2] = False
+    torch.testing.assert_close(given[others], forecast[others])
 
 
 def test_of_another_bodys_actions_nothing_is_forecast(forecaster: Forecaster, tokenizer: Tokenizer) -> None:

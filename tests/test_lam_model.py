@@ -245,19 +245,23 @@ def told(*steps: list[float], pairs: int = 3) -> Tensor:
     return codes
 
 
+def forecast(model: LatentActionModel, first: Tensor, codes: Tensor) -> Tensor:
+    return model.forecast(model.carry(first), codes)[0]
+
+
 @torch.no_grad()
 def test_a_forecast_without_an_action_is_the_first_frame_moved_once():
     """By all the camera's steps together, so it is as sharp after many as after one; with any weights."""
     model, first = small_model(), hand_pairs(still())[:, 0].clamp(-1, 1)
     steps = [[1.2, -0.5, 0.3], [0.7, 0.4, -0.2, 0.3], [-0.6, 0.9, 0.5]]
-    made = model.forecast(first, told(*steps))
+    made = forecast(model, first, told(*steps))
     whole = torch.eye(3)[None]
     for number, code in enumerate(told(*steps)[:1, :, 5:13].unbind(1)):
         whole = whole @ homography(code)
         expected, seen = move(first, camera_of(whole).expand(3, -1))
         inside = F.avg_pool2d(seen.float(), 5, stride=1, padding=2).expand_as(expected) == 1
         torch.testing.assert_close(made[:, number][inside], expected[inside], atol=0.02, rtol=0)
-    torch.testing.assert_close(model.forecast(first, told([0.0], [0.0]))[:, 1], first, atol=1e-5, rtol=0)
+    torch.testing.assert_close(forecast(model, first, told([0.0], [0.0]))[:, 1], first, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -266,10 +270,10 @@ def test_a_forecast_takes_what_no_action_says_from_what_an_action_says():
     code = torch.cat((torch.randn(3, 5), torch.zeros(3, 10)), dim=-1)
     (flow, change, _), (no_flow, no_change, _) = (model.decoder(first, a) for a in (code[:, :5], torch.zeros(3, 5)))
     expected = warp(first, flow - no_flow) + 2 * (change - no_change)
-    torch.testing.assert_close(model.forecast(first, code[:, None])[:, 0], expected.clamp(-1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(forecast(model, first, code[:, None])[:, 0], expected.clamp(-1, 1), atol=1e-4, rtol=0)
     # And each step sees the frame that the one before made.
-    again = model.forecast(first, code[:, None].repeat(1, 2, 1))
-    nearly = model.forecast(again[:, 0], code[:, None])[:, 0]
+    again = forecast(model, first, code[:, None].repeat(1, 2, 1))
+    nearly = forecast(model, again[:, 0], code[:, None])[:, 0]
     assert (again[:, 1] - nearly).abs().mean() < 0.2 * (again[:, 1] - again[:, 0]).abs().mean()
 
 
@@ -278,7 +282,7 @@ def test_light_adds_up_in_a_forecast():
     model, first = new_model(), hand_pairs(still())[:, 0] / 4
     codes = told([0.0], [0.0], [0.0])
     codes[..., 13:] = torch.tensor([[1.0, 0.5], [-2.0, 1.0], [0.5, -2.0]])
-    expected, made = first, model.forecast(first, codes)
+    expected, made = first, forecast(model, first, codes)
     for number in range(3):
         expected = expose(expected, codes[:, number, 13:])
         torch.testing.assert_close(made[:, number], expected, atol=1e-4, rtol=0)
@@ -288,10 +292,19 @@ def test_light_adds_up_in_a_forecast():
 def test_a_larger_picture_stays_sharp_in_a_forecast():
     model, size = small_model(), (96, 128)
     first = torch.cat([Scene(seed).frame(size) for seed in range(3)]).clamp(-1, 1)
-    made = model.forecast(first, told([0.9, -0.4, 0.2]))[:, 0]
+    made = forecast(model, first, told([0.9, -0.4, 0.2]))[:, 0]
     expected, seen = move(first, told([0.9, -0.4, 0.2])[:, 0, 5:13])
     inside = F.avg_pool2d(seen.float(), 9, stride=1, padding=4).expand_as(expected) == 1
     torch.testing.assert_close(made[inside], expected[inside], atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+def test_a_forecast_goes_on_where_it_stopped():
+    model, first = small_model(), hand_pairs(still())[:, 0] / 4
+    codes = torch.randn(3, 5, 15) * 0.3
+    early, carried = model.forecast(model.carry(first), codes[:, :2])
+    late, _ = model.forecast(carried, codes[:, 2:])
+    torch.testing.assert_close(torch.cat((early, late), dim=1), forecast(model, first, codes))
 
 
 # Running it ------------------------------------------------------------------------------------------------------

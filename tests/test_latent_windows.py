@@ -10,10 +10,12 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from common.errors import BadData, UserError
 from common.folders import open_folder
 from common.training import DataPosition
+from lam.checkpoint import Lam
 from tests.counted_clips import damage, number_of, write_clip
 from tests.labelled_clips import write_labels
 from video_model import latent_cache
@@ -22,7 +24,7 @@ from video_model.clips import ClipWindows, WindowConfig
 from video_model.forecast import Forecaster
 from video_model.labels import Labels
 from video_model.latent_cache import LatentCache
-from video_model.latent_windows import LatentBatch, encode, encode_windows, encoded_batches
+from video_model.latent_windows import LatentBatch, encode, encode_windows, encoded_batches, with_still
 from video_model.presets import TokenizerModelConfig
 from video_model.tokenizer import Tokenizer, build_tokenizer
 
@@ -69,14 +71,19 @@ def at(first_batch: int, *, batch_size: int = 4, rank: int = 0, world_size: int 
     return DataPosition(first_batch=first_batch, batch_size=batch_size, rank=rank, world_size=world_size)
 
 
-class Brighter:
-    """Forecasts that the last frame becomes brighter by a tenth of each action's first number."""
+class Painter(nn.Module):
+    """Paints the last frame brighter by a tenth of each action's first number."""
 
-    def __init__(self, identity: str = "brighter") -> None:
-        self.identity = identity
+    def carry(self, frame: torch.Tensor) -> torch.Tensor:
+        return frame
 
-    def __call__(self, last: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return last[:, None] + actions[:, :, :1, None, None] / 10
+    def forecast(self, carried: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = carried[:, None] + codes[:, :, :1, None, None].cumsum(1) / 10
+        return frames, frames[:, -1]
+
+
+def brighter(identity: str = "brighter", span: int = 4) -> Forecaster:
+    return Forecaster(cast(Lam, Painter()), identity=identity, span=span)
 
 
 def keys(batches: list[LatentBatch]) -> list[tuple[str, int]]:
@@ -305,7 +312,7 @@ def test_labels_of_other_frames_stop_the_writing(tmp_path: Path, tokenizer: Toke
 
 def test_forecasts_are_kept_with_their_windows(data: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     clips, labels = open_folder(data / "clips").clips, Labels.open(data / "labels")
-    forecaster = cast(Forecaster, Brighter())
+    forecaster = brighter()
 
     def opened(forecaster: Forecaster | None) -> LatentCache:
         return LatentCache(tmp_path, clips, WINDOW, labels=labels, tokenizer=tokenizer, forecaster=forecaster)
@@ -323,6 +330,52 @@ def test_forecasts_are_kept_with_their_windows(data: Path, tokenizer: Tokenizer,
                 torch.testing.assert_close(kept[key].forecasts, batch.forecasts[row : row + 1], rtol=1e-3, atol=1e-4)
                 assert (batch.forecasts[row] - batch.latents[row])[:, 1:].abs().max() > 2e-3
     assert found > 3
-    for other in (None, cast(Forecaster, Brighter("another"))):
+    for other in (None, brighter("another"), brighter(span=1)):
         with pytest.raises(UserError, match="made with other forecaster"):
             opened(other)
+
+
+def test_a_share_of_the_windows_stands_still_and_is_told_zeros() -> None:
+    frames = torch.arange(5 * 3, dtype=torch.uint8).reshape(5, 3, 1, 1, 1).expand(5, 3, 2, 2, 3).contiguous()
+    windows = LabelledWindows(frames, torch.ones(5, 2, 4), tuple("abcde"))
+    changed = [
+        [row for row in range(5) if not with_still(windows, share=0.3, first=5 * part).actions[row].any()]
+        for part in range(4)
+    ]
+    assert changed == [[3], [1, 4], [3], [1, 4]], "three of ten, whatever the batches"
+    still = with_still(windows, share=0.3, first=0)
+    assert still.names == windows.names
+    for row in range(5):
+        if row == 3:
+            assert (still.frames[row] == frames[row, :1]).all() and not still.actions[row].any()
+        else:
+            assert torch.equal(still.frames[row], frames[row]) and torch.equal(still.actions[row], windows.actions[row])
+    assert torch.equal(with_still(windows, share=0.0, first=0).frames, frames)
+
+
+@pytest.mark.parametrize("encode_once", [True, False])
+def test_still_windows_are_encoded_as_such(data: Path, tokenizer: Tokenizer, tmp_path: Path, encode_once: bool) -> None:
+    """Their forecast is the film itself, and about as many are there as were asked for."""
+    if encode_once:
+        clips, labels = open_folder(data / "clips").clips, Labels.open(data / "labels")
+        cache = LatentCache(
+            tmp_path, clips, WINDOW, labels=labels, tokenizer=tokenizer, forecaster=brighter(), still_share=0.25
+        )
+        cache.write(batch_size=5, workers=0)
+        batches = islice(cache.batches(at(0), seed=SEED), 10)
+        with pytest.raises(UserError, match="made with other still_share"):
+            LatentCache(tmp_path, clips, WINDOW, labels=labels, tokenizer=tokenizer, forecaster=brighter())
+    else:
+        source = windows_of(data)
+        batches = islice(
+            encoded_batches(source, tokenizer, at(0), workers=0, log=None, forecaster=brighter(), still_share=0.25),
+            10,
+        )
+    still = 0
+    for batch in batches:
+        assert batch.forecasts is not None
+        for row in range(len(batch.names)):
+            if not batch.actions[row].any():
+                still += 1
+                torch.testing.assert_close(batch.forecasts[row, :, 1:], batch.latents[row, :, 1:], rtol=1e-3, atol=1e-3)
+    assert 6 <= still <= 14

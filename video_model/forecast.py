@@ -1,13 +1,18 @@
-"""What the next frames will about look like, from the last one and the actions: the latent action model's decoder.
+"""What the next frames will about look like, from an earlier one and the actions: the latent action model's decoder.
 
-It was trained to turn one frame and one latent action into the next frame; here it does so four times in a row
-(`forecast` of both designs in `lam`). The video model is shown the result before it makes a latent, and makes it right:
-what the decoder smears, what comes into view, what it cannot know.
+It was trained to turn one frame and one latent action into the next frame; here it does so time and again (`forecast`
+of both designs in `lam`). The video model is shown the result before it makes a latent, and makes it right: what the
+decoder smears, what comes into view, what it cannot know.
 
-Axes: B samples, A values of an action.
+A forecast is carried on over some latents, from the frame that it began with, whatever the video model made of them: so
+it stays as sharp as that frame, and is in a rollout what it was in training. Then it begins anew.
+
+Axes: B samples, T frames, A values of an action.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,20 +22,37 @@ from common.checkpoints import find_checkpoint, weights_checksum
 from common.errors import UserError
 from lam.checkpoint import Lam, load_lam
 from video_model.labels import Labels
+from video_model.tokenizer import EncoderState, Tokenizer
+
+
+@dataclass
+class Forecast:
+    """A forecast under way."""
+
+    carried: Any
+    """What has become of the frame that it began with, as the latent action model keeps it."""
+    encoder: EncoderState
+    """The tokenizer's, which has seen the true frames up to that one, then those that are forecast."""
+    frames: Tensor
+    """(B, 4, 3, H, W) in [-1, 1]: the last that were made; at the beginning that one frame."""
+    latents: int
+    """Made since it began."""
 
 
 class Forecaster:
     """A latent action model's decoder, in evaluation mode."""
 
-    def __init__(self, model: Lam, *, identity: str) -> None:
+    def __init__(self, model: Lam, *, identity: str, span: int) -> None:
         self.model = model.eval()
         self.identity = identity
         """Checksum of the weights: forecasts of another model are others."""
+        self.span = span
+        """Latents that a forecast is carried on for."""
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, span: int) -> Self:
         """A checkpoint folder of a latent action model, or a run's newest one, on the CPU. BadData if it is none."""
-        return cls(load_lam(path).model, identity=weights_checksum(find_checkpoint(path)))
+        return cls(load_lam(path).model, identity=weights_checksum(find_checkpoint(path)), span=span)
 
     def require(self, labels: Labels) -> None:
         """UserError unless it was this model that wrote the labels: it alone knows what they mean."""
@@ -49,6 +71,23 @@ class Forecaster:
         """Values of one latent action."""
         return self.model.config.latent_dim + self.model.config.camera_dim
 
-    def __call__(self, last: Tensor, actions: Tensor) -> Tensor:
-        """last (B, 3, H, W) in [-1, 1], actions (B, T, A), not scaled -> the T frames after it (B, T, 3, H, W)."""
-        return self.model.forecast(last, actions)
+    def __call__(self, first: Tensor, actions: Tensor) -> Tensor:
+        """first (B, 3, H, W) in [-1, 1], actions (B, T, A), not scaled -> the T frames after it (B, T, 3, H, W)."""
+        model: Any = self.model
+        return model.forecast(model.carry(first), actions)[0]
+
+    @torch.no_grad()
+    def expect(
+        self, forecast: Forecast | None, actions: Tensor, *, last: Tensor, seen: EncoderState, tokenizer: Tokenizer
+    ) -> tuple[Tensor, Forecast]:
+        """The latent (B, C, 1, h, w) that the next actions (B, 4, A), not scaled, lead to; and the forecast after it.
+
+        last (B, 3, H, W) and seen: the frame before it, and the tokenizer's encoder after that frame. The forecast
+        begins there if there is none (None), or if it has been carried on for `span` latents.
+        """
+        model: Any = self.model
+        if forecast is None or forecast.latents >= self.span:
+            forecast = Forecast(model.carry(last), seen, last[:, None], 0)
+        frames, carried = model.forecast(forecast.carried, actions)
+        latent, encoder = tokenizer.encode_next(frames, forecast.encoder)
+        return latent, Forecast(carried, encoder, frames, forecast.latents + 1)

@@ -154,13 +154,16 @@ def load_generator(path: Path) -> Generator:
             f"{path} is a network without a tokenizer and without trained actions",
             hint=f"Train it first: understudy train video PRESET --init {path} ...",
         )
+    config = from_dict(VideoConfig, data["settings"], where=f"{path}/config.json")
     embodiments = {}
     for file in sorted((folder / "embodiments").glob("*.json")):
         embodiments[file.stem] = from_dict(Embodiment, json.loads(file.read_text()), where=str(file))
     return Generator(
         model=model,
         tokenizer=load_tokenizer(folder / "tokenizer"),
-        forecaster=Forecaster.open(folder / "lam") if model.config["forecast"] else None,
+        forecaster=Forecaster.open(folder / "lam", span=config.data.forecast_span)
+        if model.config["forecast"]
+        else None,
         embodiments=embodiments,
-        config=from_dict(VideoConfig, data["settings"], where=f"{path}/config.json"),
+        config=config,
     )

@@ -33,7 +33,7 @@ from video_model.clip_batches import LabelledWindows, labelled_block
 from video_model.clips import Segments, WindowBlock, WindowConfig
 from video_model.forecast import Forecaster
 from video_model.labels import Labels
-from video_model.latent_windows import LatentBatch, encode_windows
+from video_model.latent_windows import LatentBatch, encode_windows, with_still
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import Tokenizer
 
@@ -57,9 +57,10 @@ class LatentCache:
         labels: Labels,
         tokenizer: Tokenizer,
         forecaster: Forecaster | None = None,
+        still_share: float = 0.0,
     ) -> None:
         self.folder, self.config, self.labels = folder, config, labels
-        self.tokenizer, self.forecaster = tokenizer, forecaster
+        self.tokenizer, self.forecaster, self.still_share = tokenizer, forecaster, still_share
         self.segments = Segments(clips, config, labels)
         shares = np.ceil(self.segments.starts * config.windows_per_frame)
         # A block ends with the segment that fills it.
@@ -70,7 +71,8 @@ class LatentCache:
             {
                 "tokenizer": weights_checksum(tokenizer),
                 "labels": labels.identity,
-                "forecaster": forecaster and forecaster.identity,
+                "forecaster": forecaster and [forecaster.identity, forecaster.span],
+                "still_share": still_share,
                 "windows": asdict(config),
                 "clips": _clips_checksum(clips),
             }
@@ -129,6 +131,7 @@ class LatentCache:
                 self._write_block(number, decoded, batch_size, progress)
 
     def _write_block(self, number: int, decoded: LabelledWindows, batch_size: int, progress: tqdm) -> None:
+        decoded = with_still(decoded, share=self.still_share, first=0)
         kept = ("latents", "forecasts") if self.forecaster else ("latents",)
         shape = (len(decoded.names), *self._latent_shape)
         tensors = {name: torch.empty(shape, dtype=torch.float16) for name in kept}

@@ -2,13 +2,14 @@
 
 A window of 1 + 4k frames gives 1 + k latents. Latent 0 stands for frame 0, latent n for the frames 4n-3 to 4n, so rows
 4n-4 to 4n-1 of the actions lead from latent n-1 to latent n. The forecast of latent n is what the tokenizer makes of
-the frames that are forecast from frame 4n-4 and these actions, after the true frames up to there.
+the frames that are forecast from frame 0 and the actions up to there (`video_model.forecast`: or from a later frame).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,13 +59,26 @@ def encode_windows(tokenizer: Tokenizer, windows: LabelledWindows, forecaster: F
         return LatentBatch(encode(tokenizer, windows.frames), actions, windows.names)
     frames = clip_batch(windows.frames.to(device), ()).frames
     latent, state = tokenizer.encode_next(frames[:, :1], None)
-    latents, forecasts = [latent], [torch.zeros_like(latent)]
+    latents, forecasts, forecast = [latent], [torch.zeros_like(latent)], None
     for before in range(0, actions.shape[1], TIME_FACTOR):  # the frame before the latent's first, and the action there
-        expected = forecaster(frames[:, before], actions[:, before : before + TIME_FACTOR])
-        forecasts.append(tokenizer.encode_next(expected, state)[0])
+        told, last = actions[:, before : before + TIME_FACTOR], frames[:, before]
+        expected, forecast = forecaster.expect(forecast, told, last=last, seen=state, tokenizer=tokenizer)
         latent, state = tokenizer.encode_next(frames[:, before + 1 : before + 1 + TIME_FACTOR], state)
+        forecasts.append(expected)
         latents.append(latent)
     return LatentBatch(torch.cat(latents, 2).float(), actions, windows.names, torch.cat(forecasts, 2).float())
+
+
+def with_still(windows: LabelledWindows, *, share: float, first: int) -> LabelledWindows:
+    """This share of the windows stands still at its first frame and has actions of zeros: they mean that nothing moves.
+
+    first: the number of the first window among all, so that the share is right over many small batches.
+    """
+    numbers = np.arange(first, first + len(windows.names) + 1, dtype=np.float64)
+    still = torch.from_numpy(np.diff(np.floor(numbers * share)) > 0)
+    frames = torch.where(still[:, None, None, None, None], windows.frames[:, :1], windows.frames)
+    actions = windows.actions.masked_fill(still[:, None, None], 0)
+    return LabelledWindows(frames, actions, windows.names)
 
 
 def encoded_batches(
@@ -75,10 +89,12 @@ def encoded_batches(
     workers: int,
     log: Path | None,
     forecaster: Forecaster | None = None,
+    still_share: float = 0.0,
 ) -> Iterator[LatentBatch]:
     """Endless batches from `position` on: decoded by `workers` processes (0: by this one), encoded by this one.
 
     source: windows drawn by labels. log: a JSON line per file that could not be read goes there.
     """
-    for windows in labelled_stream(source, position, workers=workers, log=log):
-        yield encode_windows(tokenizer, windows, forecaster)
+    for step, windows in enumerate(labelled_stream(source, position, workers=workers, log=log), position.first_batch):
+        first = (step * position.world_size + position.rank) * position.batch_size
+        yield encode_windows(tokenizer, with_still(windows, share=still_share, first=first), forecaster)

@@ -258,6 +258,10 @@ class VideoDataConfig:
     """Windows drawn per frame that could begin one, each time that the video is gone through."""
     buffer_windows: int = 256
     """Windows that are shuffled together in memory."""
+    forecast_span: int = 4
+    """Latents that a forecast (--lam) is carried on for, from one frame, before it begins anew."""
+    still_share: float = 0.1
+    """Share of the windows that stand still at their first frame and are told actions of zeros."""
     encode_once: bool = False
     """Turn all windows into latents before training and train on these; else anew in every step."""
     validation_share: float = 0.1
@@ -268,6 +272,10 @@ class VideoDataConfig:
     def __post_init__(self) -> None:
         if self.latents < 2:
             raise UserError(f"data.latents must be at least 2, not {self.latents}")
+        if self.forecast_span < 1:
+            raise UserError(f"data.forecast_span must be at least 1, not {self.forecast_span}")
+        if not 0 <= self.still_share <= 1:
+            raise UserError(f"data.still_share must lie in [0, 1], not {self.still_share}")
         if not 0 < self.validation_share < 1:
             raise UserError(f"data.validation_share must lie between 0 and 1, not {self.validation_share}")
         if self.validation_windows < 2:

@@ -1,7 +1,8 @@
 """From a first frame and actions to video, one latent at a time, as long as there are actions.
 
 Each latent is made from noise by Euler steps along the predicted velocity, seeing the past through a `KVCache` and, in
-a model that has one, a forecast; then it is shown to the network once more, clean, and kept.
+a model that has one, a forecast; then it is shown to the network once more, clean, and kept. A forecast also gives the
+decoded frames the detail that the tokenizer lost (`video_model.detail`).
 
 Axes: B samples, T frames, A values of one action, H x W pixels.
 """
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from video_model.cache import KVCache
+from video_model.detail import with_detail
 from video_model.flow import sampling_times
+from video_model.forecast import Forecast
 from video_model.generator import LATENT, Generator
 from video_model.layers import Actions
 from video_model.presets import TIME_FACTOR
@@ -27,7 +30,10 @@ class Stream:
     cache: KVCache
     decoder: DecoderState
     encoder: EncoderState | None
-    """What it has been shown, to encode forecasts; None in a model without."""
+    """What has seen the frames that were made, to begin forecasts with; None in a model without."""
+    forecast: Forecast | None
+    shown: DecoderState | None
+    """What has decoded the latents up to where the forecast began, and then the forecast's."""
     last: Tensor
     """(B, 3, H, W): the last frames."""
     random: list[torch.Generator]
@@ -38,7 +44,7 @@ class Stream:
 
 @torch.inference_mode()
 def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tuple[Stream, Tensor]:
-    """first_frames (B, 3, H, W) in [-1, 1] -> a stream, and the same frames as the tokenizer shows them.
+    """first_frames (B, 3, H, W) in [-1, 1] -> a stream, and the same frames as its film shows them.
 
     ValueError if the pictures have another size than those of training.
     """
@@ -55,9 +61,11 @@ def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tu
     model(latents.to(model.dtype), 0 * given, conditioned=given, cache=cache, append=True, forecast=forecast)
     shown, decoder = generator.tokenizer.decode_next(latents, None)
     random = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Stream(
-        cache, decoder, encoder if generator.forecaster else None, first_frames, random, latents.shape[1:]
-    ), shown[:, 0]
+    forecasting = generator.forecaster is not None
+    stream = Stream(
+        cache, decoder, encoder if forecasting else None, None, None, first_frames, random, latents.shape[1:]
+    )
+    return stream, first_frames if forecasting else shown[:, 0]
 
 
 @torch.inference_mode()
@@ -67,22 +75,28 @@ def advance(generator: Generator, stream: Stream, actions: Tensor, *, embodiment
     chunk = Actions(
         generator.embodiment(embodiment).scaled(actions).to(model.dtype), embodiment=embodiment, mid_clip=True
     )
-    forecast = None
+    expected = None
     if generator.forecaster and stream.encoder:
         # Of another body's actions the latent action model knows nothing: it is told that nothing is done.
         told = actions if embodiment == LATENT else actions.new_zeros(*actions.shape[:2], generator.forecaster.code_dim)
-        forecast, _ = generator.tokenizer.encode_next(generator.forecaster(stream.last, told), stream.encoder)
+        expected, stream.forecast = generator.forecaster.expect(
+            stream.forecast, told, last=stream.last, seen=stream.encoder, tokenizer=generator.tokenizer
+        )
     noise = [torch.randn(stream.shape, generator=random) for random in stream.random]
     x = torch.stack(noise).to(generator.device)
     level = x.new_ones(len(x), 1)
     times = sampling_times(steps, shift=generator.config.loss.shift, device=generator.device)
     for now, then in itertools.pairwise(times):
-        v = model(x.to(model.dtype), now * level, actions=chunk, cache=stream.cache, forecast=forecast)
+        v = model(x.to(model.dtype), now * level, actions=chunk, cache=stream.cache, forecast=expected)
         x = x + (then - now) * v.float()
     clean = x.to(model.dtype)
-    model(clean, 0 * level, actions=chunk, conditioned=level, cache=stream.cache, append=True, forecast=forecast)
-    frames, stream.decoder = generator.tokenizer.decode_next(x, stream.decoder)
-    if stream.encoder:
+    model(clean, 0 * level, actions=chunk, conditioned=level, cache=stream.cache, append=True, forecast=expected)
+    before = stream.decoder
+    frames, stream.decoder = generator.tokenizer.decode_next(x, before)
+    if stream.encoder and stream.forecast and expected is not None:
+        began = stream.forecast.latents == 1
+        shown, stream.shown = generator.tokenizer.decode_next(expected, before if began else stream.shown)
+        frames = with_detail(frames, shown=shown, forecast=stream.forecast.frames)
         _, stream.encoder = generator.tokenizer.encode_next(frames, stream.encoder)
     stream.last = frames[:, -1]
     return frames
@@ -99,11 +113,10 @@ def rollout(
 ) -> Tensor:
     """Video (B, 1 + T, 3, H, W), where the generator is, from first_frames (B, 3, H, W) and actions (B, T, A), T >= 1.
 
-    Pictures are in [-1, 1].
-    actions[:, t] leads from frame t to frame t + 1. Frame 0 is the first frame as the tokenizer shows it. The network
-    takes four actions at a time: where T is no multiple of 4, zeros fill the last four, and what follows frame T is
-    not shown. steps: Euler steps for each latent, by default those of the model's config. Video i of the batch depends
-    on seed + i and on nothing else in the batch.
+    Pictures are in [-1, 1]. actions[:, t] leads from frame t to frame t + 1. Frame 0 is the first frame; where nothing
+    forecasts, as the tokenizer shows it. The network takes four actions at a time: where T is no multiple of 4, zeros
+    fill the last four, and what follows frame T is not shown. steps: Euler steps for each latent, by default those of
+    the model's config. Video i of the batch depends on seed + i and on nothing else in the batch.
     """
     if actions.ndim != 3 or len(actions) != len(first_frames) or not actions.shape[1]:
         raise ValueError(f"actions must be ({len(first_frames)}, T, A), not {tuple(actions.shape)}")

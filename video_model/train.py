@@ -38,6 +38,8 @@ from video_model.validation import follow, held_out_windows, make_rollouts, roll
 
 ENCODING_BATCH = 16
 """Windows that are turned into latents at once."""
+SPLIT_SEED = 0
+"""Runs with other seeds have the same validation clips: their numbers compare, and they can share encoded latents."""
 
 
 def train(
@@ -58,11 +60,12 @@ def train(
     `load_tokenizer` takes. lam: the latent action model that wrote the labels, to show the network what its decoder
     expects (`video_model.forecast`). init: a video model's checkpoint to start from, in place of random weights and of
     the sizes in `config.model`. latents: folder for the windows that `config.data.encode_once` encodes, by default in
-    the run; runs on the same data may share it.
+    the run; runs on the same data may share it, whatever their seeds.
     """
     training = config.training
     torch.manual_seed(training.seed)
-    labels, tokens, forecaster = Labels.open(actions), load_tokenizer(tokenizer), lam and Forecaster.open(lam)
+    labels, tokens = Labels.open(actions), load_tokenizer(tokenizer)
+    forecaster = lam and Forecaster.open(lam, span=config.data.forecast_span)
     if forecaster:
         forecaster.require(labels)
     model = _network(config, latent_channels=tokens.z_dim, action_dim=labels.dim, init=init, forecast=bool(lam))
@@ -72,7 +75,7 @@ def train(
     if training.checkpoint_activations:
         model.enable_gradient_checkpointing()
     training_clips, validation_clips = open_split(
-        [data], validation_share=config.data.validation_share, seed=training.seed
+        [data], validation_share=config.data.validation_share, seed=SPLIT_SEED
     )
     training_clips, validation_clips = _labelled(training_clips, labels), _labelled(validation_clips, labels)
     scale = labels.rms([clip.name for clip in training_clips])
@@ -82,7 +85,7 @@ def train(
         labels,
         window_config(config.data, frames=config.data.frames),
         windows=config.data.validation_windows,
-        seed=training.seed,
+        seed=SPLIT_SEED,
     )
 
     def batches(position: DataPosition) -> Iterator[LatentBatch]:
@@ -153,7 +156,15 @@ def _batches(
     ranks = {"rank": position.rank, "world_size": position.world_size}
     if config.data.encode_once:
         folder = latents or out / "latents"
-        cache = LatentCache(folder, clips, windows, labels=labels, tokenizer=tokenizer, forecaster=forecaster)
+        cache = LatentCache(
+            folder,
+            clips,
+            windows,
+            labels=labels,
+            tokenizer=tokenizer,
+            forecaster=forecaster,
+            still_share=config.data.still_share,
+        )
         cache.write(batch_size=ENCODING_BATCH, workers=training.workers, **ranks)
         PartialState().wait_for_everyone()
         return cache.batches(position, seed=training.seed)
@@ -161,7 +172,15 @@ def _batches(
         clips, config=windows, batch_size=position.batch_size, seed=training.seed, labels=labels, **ranks
     )
     log = out / "quarantine.jsonl"
-    return encoded_batches(source, tokenizer, position, workers=training.workers, log=log, forecaster=forecaster)
+    return encoded_batches(
+        source,
+        tokenizer,
+        position,
+        workers=training.workers,
+        log=log,
+        forecaster=forecaster,
+        still_share=config.data.still_share,
+    )
 
 
 def _network(
