@@ -172,7 +172,7 @@ def test_detail_is_given_back_where_model_and_forecast_agree() -> None:
     made[0, 2, :, :, 8:] += 0.5
     given = with_detail(made, shown=shown, forecast=forecast)
     torch.testing.assert_close(given[0, 2, :, :, :5], forecast[0, 2, :, :, :5])
-    torch.testing.assert_close(given[0, 2, :, :, 11:], made[0, 2, :, :, 11:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(given[0, 2, :, :, 11:], made[0, 2, :, :, 11:], atol=3e-3, rtol=0)
     others = torch.ones(2, 4, dtype=torch.bool)
     others[0, 2] = False
     torch.testing.assert_close(given[others], forecast[others])

@@ -1,8 +1,8 @@
-"""The detail that a tokenizer loses, given back to a film from its forecast.
+"""What a tokenizer loses, given back to a film from its forecast.
 
-A forecast is made of pixels, the video model's film of latents, and a small tokenizer shows latents without their
-finest grain. Where the model agrees with the forecast, the difference between the forecast and what the tokenizer shows
-of it is what is lost of the film, too.
+A forecast is made of pixels, the video model's film of latents. A small tokenizer shows latents without their finest
+grain, and with a flicker of its own that is easily taken for motion. So where the model agrees with the forecast, up to
+what the tokenizer blurs, the film shows the forecast itself.
 
 Axes: B samples, T frames.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TOLERANCE = 0.1
+TOLERANCE = 0.2
 """Mean difference of two pictures in [-1, 1] at a place at which agreement has fallen to exp(-1)."""
 PLACE = 5
 """Side in pixels of a place."""
@@ -25,4 +25,4 @@ def with_detail(made: Tensor, *, shown: Tensor, forecast: Tensor) -> Tensor:
     difference = (made - shown).flatten(0, 1).abs().mean(1, keepdim=True)  # (B T, 1, H, W)
     near = F.avg_pool2d(F.pad(difference, [PLACE // 2] * 4, mode="replicate"), PLACE, stride=1)
     agreement = torch.exp(-(near / TOLERANCE).square()).unflatten(0, made.shape[:2])
-    return (made + agreement * (forecast - shown)).clamp(-1, 1)
+    return torch.lerp(made, forecast, agreement).clamp(-1, 1)
