@@ -43,7 +43,10 @@ Stats = dict[str, list]
 
 @dataclass(frozen=True)
 class RobotEpisode:
-    """T frames uint8 RGB (T, H, W, 3), measured states (T, S) and actions (T, A), and the task in words."""
+    """T frames uint8 RGB (T, H, W, 3), measured states (T, S) and actions (T, A), and the task in words.
+
+    S may be 0: then nothing was measured, and the dataset has no field for it.
+    """
 
     frames: np.ndarray
     states: np.ndarray
@@ -96,7 +99,8 @@ class _Tables:
 
     def __init__(self, *, fps: int, state_names: tuple[str, ...], action_names: tuple[str, ...], camera: str) -> None:
         self.fps, self.camera = fps, camera
-        self.names = {"observation.state": state_names, "action": action_names}
+        names = {"observation.state": state_names, "action": action_names}
+        self.names = {key: columns for key, columns in names.items() if columns}
         self.data: list[pa.Table] = []
         self.stats: list[dict[str, Stats]] = []
         self.episode_tasks: list[str] = []
@@ -115,8 +119,8 @@ class _Tables:
         length, height, width = episode.frames.shape[:3]
         vectors = {"observation.state": episode.states, "action": episode.actions}
         for key, values in vectors.items():
-            if values.shape != (length, len(self.names[key])):
-                expected = (length, len(self.names[key]))
+            expected = (length, len(self.names.get(key, ())))
+            if values.shape != expected:
                 raise ValueError(
                     f"episode {len(self.data)}: {key} is {values.shape}, its frames and names say {expected}"
                 )
@@ -131,7 +135,7 @@ class _Tables:
             "index": self.rows + frame_index,
             "task_index": np.full(length, self.tasks.setdefault(episode.task, len(self.tasks))),
         }
-        columns = {key: values.astype(np.float32) for key, values in vectors.items()}
+        columns = {key: vectors[key].astype(np.float32) for key in self.names}
         columns |= {key: scalars[key].astype(dtype) for key, dtype in SCALARS.items()}
         histogram = _histogram(episode.frames)
         stats = {key: _stats(values.reshape(length, -1)) for key, values in columns.items()}

@@ -6,18 +6,18 @@ v3.0   meta/episodes/*.parquet lists them, and says which file, rows and seconds
 
 import json
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from align.robot_dataset import WHOLE
 from common.errors import BadData
 
 STATE_KEYS = ("observation.state", "state", "observation.states")
 ACTION_KEYS = ("action", "actions", "action_dict")
-WHOLE = "Is the download whole?"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class FilePlace:
     file: tuple[int, int]
     """Number of the folder ("chunk") and of the file in it."""
     start: float = 0.0
+    end: float | None = None
+    """Where the files say that it ends, for a video."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,14 @@ def read_info(root: Path) -> dict[str, Any]:
     version, features, fps = str(info.get("codebase_version")), info.get("features"), info.get("fps")
     if not version.startswith(("v2.", "v3.")):
         raise BadData(f"{root} is a LeRobot dataset of version {version}", hint="v2.0, v2.1 and v3.0 can be read.")
-    if not isinstance(features, dict) or not isinstance(fps, (int, float)) or fps <= 0:
+    if not isinstance(features, dict) or not isinstance(fps, (int, float)) or not 0 < fps < inf:
         raise BadData(f"{root}/meta/info.json has no features or no fps", hint=WHOLE)
+    for key, feature in features.items():
+        if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+            raise BadData(f"{root}/meta/info.json gives the feature '{key}' no dtype")
+    chunk_size = info.setdefault("chunks_size", 1000)  # older sets leave it out
+    if not isinstance(chunk_size, int) or chunk_size < 1:
+        raise BadData(f"{root}/meta/info.json has a chunks_size of {chunk_size!r}")
     has_video = any(features[key]["dtype"] == "video" for key in colour_cameras(features))
     for key in ["data_path"] + (["video_path"] if has_video else []):
         if not isinstance(info.get(key), str):
@@ -74,14 +82,20 @@ def read_episodes(root: Path, info: dict[str, Any]) -> tuple[LeRobotEpisode, ...
             lines = (root / "meta/episodes.jsonl").read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines if line.strip()]
             episodes = [
-                LeRobotEpisode(int(row["episode_index"]), int(row["length"]), tuple(row.get("tasks") or ()))
-                for row in rows
+                LeRobotEpisode(int(row["episode_index"]), int(row["length"]), _flat(row.get("tasks"))) for row in rows
             ]
-    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
-        raise BadData(f"{root}: its list of episodes cannot be read ({error!r})", hint=WHOLE) from error
-    numbers = {episode.index for episode in episodes}
-    if not episodes or len(numbers) != len(episodes) or min(episode.length for episode in episodes) < 1:
-        raise BadData(f"{root}: its list of episodes is empty, lists one twice, or one without frames", hint=WHOLE)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError, pa.ArrowException) as error:
+        file = "meta/episodes" if tables else "meta/episodes.jsonl"
+        raise BadData(f"{root}: the list of episodes, {file}, cannot be read ({error!r})", hint=WHOLE) from error
+    if not episodes:
+        raise BadData(f"{root}: the list of episodes is empty", hint=WHOLE)
+    seen = set()
+    for episode in episodes:
+        if episode.index in seen:
+            raise BadData(f"{root}: episode {episode.index} is in the list of episodes twice", hint=WHOLE)
+        if episode.length < 1:
+            raise BadData(f"{root}: episode {episode.index} has a length of {episode.length} frames", hint=WHOLE)
+        seen.add(episode.index)
     if len(episodes) != info.get("total_episodes", len(episodes)):
         raise BadData(f"{root} lists {len(episodes)} episodes, its info.json says {info['total_episodes']}")
     return tuple(sorted(episodes, key=lambda episode: episode.index))
@@ -103,8 +117,10 @@ def read_splits(
     root: Path, info: dict[str, Any], episodes: tuple[LeRobotEpisode, ...]
 ) -> dict[str, tuple[LeRobotEpisode, ...]]:
     """The episodes of each split, from ranges such as "0:30"."""
-    splits = {}
-    for name, text in (info.get("splits") or {}).items():
+    splits, listed = {}, info.get("splits") or {}
+    if not isinstance(listed, dict):
+        raise BadData(f"{root}: the splits of meta/info.json are {listed!r}, not a name and range each")
+    for name, text in listed.items():
         try:
             start, stop = map(int, str(text).split(":"))
         except ValueError as error:
@@ -132,12 +148,15 @@ def _episode_rows(path: Path) -> list[dict[str, Any]]:
 
 def _episode_v3(row: dict[str, Any], cameras: tuple[str, ...]) -> LeRobotEpisode:
     videos = {
-        camera: FilePlace(_file(row, f"videos/{camera}"), float(row[f"videos/{camera}/from_timestamp"]))
-        for camera in cameras
-        if f"videos/{camera}/from_timestamp" in row
+        camera: _video_place(row, f"videos/{camera}") for camera in cameras if f"videos/{camera}/from_timestamp" in row
     }
     data = FilePlace(_file(row, "data"))
-    return LeRobotEpisode(int(row["episode_index"]), int(row["length"]), tuple(row.get("tasks") or ()), data, videos)
+    return LeRobotEpisode(int(row["episode_index"]), int(row["length"]), _flat(row.get("tasks")), data, videos)
+
+
+def _video_place(row: dict[str, Any], video: str) -> FilePlace:
+    end = row.get(f"{video}/to_timestamp")
+    return FilePlace(_file(row, video), float(row[f"{video}/from_timestamp"]), None if end is None else float(end))
 
 
 def _file(row: dict[str, Any], kind: str) -> tuple[int, int]:
@@ -145,14 +164,18 @@ def _file(row: dict[str, Any], kind: str) -> tuple[int, int]:
 
 
 def _is_colour_camera(feature: dict[str, Any]) -> bool:
-    details = feature.get("info") or feature.get("video_info") or {}
-    depth = details.get("video.is_depth_map") or details.get("is_depth_map")
-    return feature.get("dtype") in ("video", "image") and not depth
+    details = feature.get("info") or feature.get("video_info")
+    keys = ("video.is_depth_map", "is_depth_map")
+    depth = isinstance(details, dict) and any(details.get(key) for key in keys)
+    return feature["dtype"] in ("video", "image") and not depth
 
 
 def _names(key: str, feature: dict[str, Any]) -> tuple[str, ...]:
     """A name for each number of a feature, from any of the ways in which files give them."""
-    width = prod(feature.get("shape") or [1])
+    shape = feature.get("shape") or [1]
+    if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise BadData(f"'{key}' has the shape {shape!r} in meta/info.json")
+    width = prod(shape)
     names = _flat(feature.get("names"))
     if len(names) == width:
         return names

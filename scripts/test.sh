@@ -7,7 +7,7 @@ cd "$repository"
 source scripts/setup.sh
 build=auto
 [ "${1:-}" = --cpu ] && { build=cpu; shift; }
-setup_environment "$build" dev,sim
+setup_environment "$build" dev,sim,hdf5
 ruff check .
 ruff format --check .
 basedpyright

@@ -3,7 +3,6 @@
 In the made sets every picture spells its number in the whole set and the state holds the same number.
 """
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -12,34 +11,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from align.lerobot import write_lerobot
 from align.lerobot_reader import LeRobotDataset, open_lerobot
 from common.errors import BadData, UserError
 from common.video import write_video
+from tests.bad_datasets import (
+    STARTS,
+    V3_DATA,
+    V3_EPISODES,
+    V3_VIDEO,
+    edit_column,
+    edit_feature,
+    edit_info,
+    make_image_set,
+    make_v21,
+    make_v30,
+)
 from tests.test_lerobot_writer import FPS, KEY, LENGTHS, bars, make_episodes, read_bars
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "robot"
-STARTS = np.cumsum([0, *LENGTHS])
-V3_EPISODES = "meta/episodes/chunk-000/file-000.parquet"
-V3_DATA = "data/chunk-000/file-000.parquet"
-V3_VIDEO = f"videos/{KEY}/chunk-000/file-000.mp4"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("reader") / "v3"
-    write_lerobot(
-        root,
-        make_episodes(),
-        fps=FPS,
-        robot_type="test_arm",
-        state_names=("reach", "lift"),
-        action_names=("reach",),
-        splits={"train": 2, "test": 1},
-    )
-    return root
+    return make_v30(tmp_path_factory.mktemp("reader") / "v3")
 
 
 @pytest.fixture
@@ -51,26 +46,7 @@ def v3(written, tmp_path) -> Path:
 @pytest.fixture
 def v2(written, tmp_path) -> Path:
     """The same set in the layout of v2.1."""
-    root = tmp_path / "v2"
-    (root / "meta").mkdir(parents=True)
-    rows = pq.read_table(written / V3_DATA)
-    lines = []
-    for index, episode in enumerate(make_episodes()):
-        data = root / f"data/chunk-000/episode_{index:06d}.parquet"
-        video = root / f"videos/chunk-000/{KEY}/episode_{index:06d}.mp4"
-        data.parent.mkdir(parents=True, exist_ok=True)
-        video.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows.slice(STARTS[index], LENGTHS[index]), data)
-        write_video(video, episode.frames, fps=FPS, gop=4)
-        lines.append(json.dumps({"episode_index": index, "tasks": [episode.task], "length": LENGTHS[index]}))
-    (root / "meta/episodes.jsonl").write_text("\n".join(lines) + "\n")
-    info = json.loads((written / "meta/info.json").read_text()) | {
-        "codebase_version": "v2.1",
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-    }
-    (root / "meta/info.json").write_text(json.dumps(info))
-    return root
+    return make_v21(written, tmp_path / "v2")
 
 
 def shown(dataset: LeRobotDataset, index: int, **options) -> list[int]:
@@ -84,23 +60,6 @@ def assert_aligned(dataset: LeRobotDataset) -> None:
         assert np.array_equal(dataset.states(episode), np.stack([numbers, numbers * 0.5], 1).astype(np.float32))
         assert np.array_equal(dataset.actions(episode)[:, 0], numbers + 1)
         assert np.allclose(dataset.seconds(episode), np.arange(episode.length) / FPS)
-
-
-def edit_info(root: Path, **changes) -> None:
-    path = root / "meta/info.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def edit_feature(root: Path, key: str, **changes) -> None:
-    features = json.loads((root / "meta/info.json").read_text())["features"]
-    features[key] |= changes
-    edit_info(root, features=features)
-
-
-def edit_column(path: Path, key: str, values: list) -> None:
-    table = pq.read_table(path)
-    place = table.column_names.index(key)
-    pq.write_table(table.set_column(place, key, pa.array(values, table.schema.field(key).type)), path)
 
 
 def test_what_our_writer_writes_is_read_back_equal(written) -> None:
@@ -156,27 +115,14 @@ def test_without_a_matching_count_the_time_decides_to_half_a_frame(v3) -> None:
     edit_column(v3 / V3_EPISODES, column, [right[0], right[1] + 0.04, right[2]])
     assert_aligned(open_lerobot(v3))
     edit_column(v3 / V3_EPISODES, column, [right[0], right[1], 99.0])
-    with pytest.raises(BadData, match=r"episode 2: its video has no frame at 99.000 s"):
+    with pytest.raises(BadData, match=rf"episode 2: '{KEY}' has no frame at 99.000 s"):
         shown(open_lerobot(v3), 2)
 
 
-def test_images_inside_parquet_and_beside_it(v3) -> None:
-    table = pq.read_table(v3 / V3_DATA)
-    pictures = [frame for episode in make_episodes() for frame in episode.frames]
-    entries = []
-    (v3 / "images").mkdir()
-    for number, picture in enumerate(pictures):
-        content = io.BytesIO()
-        Image.fromarray(picture).save(content, "PNG")
-        if number % 2:
-            (v3 / f"images/{number}.png").write_bytes(content.getvalue())
-        entries.append({"bytes": None if number % 2 else content.getvalue(), "path": f"images/{number}.png"})
-    pq.write_table(table.append_column(KEY, pa.array(entries)), v3 / V3_DATA)
-    edit_feature(v3, KEY, dtype="image")
-    edit_info(v3, video_path=None)
-    shutil.rmtree(v3 / "videos")
-    assert_aligned(open_lerobot(v3))
-    assert open_lerobot(v3).frames(open_lerobot(v3).episodes[0], (16, 16)).shape == (7, 16, 16, 3)
+def test_images_inside_parquet_and_beside_it(written, tmp_path) -> None:
+    root = make_image_set(written, tmp_path / "images")
+    assert_aligned(open_lerobot(root))
+    assert open_lerobot(root).frames(open_lerobot(root).episodes[0], (16, 16)).shape == (7, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +157,85 @@ def test_other_keys_and_a_state_in_parts(v3) -> None:
     assert_aligned(open_lerobot(v3))
 
 
+def test_a_declared_rate_that_the_timestamps_contradict(written, v3) -> None:
+    """oxe-aug's info.json says 3 frames per second where rows and video have 30."""
+    assert open_lerobot(written).fps == FPS
+    edit_info(v3, fps=3)
+    edit_feature(v3, KEY, info={"video.fps": 30})
+    with pytest.warns(UserWarning, match="10 per second by their timestamps, not 3 as declared"):
+        dataset = open_lerobot(v3)
+    assert dataset.fps == FPS
+    assert_aligned(dataset)
+
+
+def test_short_keys_doubles_and_features_that_are_no_numbers(v2) -> None:
+    """Keys as in openpi's conversions; float64 actions; bool and string features, which are passed over."""
+    features = json.loads((v2 / "meta/info.json").read_text())["features"]
+    renamed = {"observation.state": "state", "action": "actions", KEY: "image"}
+    features = {renamed.get(key, key): feature for key, feature in features.items()}
+    features["actions"] |= {"dtype": "float64"}
+    flags = {"next.done": {"dtype": "bool", "shape": [1]}, "note": {"dtype": "string", "shape": [1], "names": None}}
+    edit_info(v2, features=features | flags)
+    (v2 / f"videos/chunk-000/{KEY}").rename(v2 / "videos/chunk-000/image")
+    for path in (v2 / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
+        doubles = pa.array(table.column("actions").to_pylist(), pa.list_(pa.float64()))
+        table = table.set_column(table.column_names.index("actions"), "actions", doubles)
+        table = table.append_column("next.done", pa.array([False] * len(table)))
+        pq.write_table(table.append_column("note", pa.array(["good"] * len(table))), path)
+    dataset = open_lerobot(v2)
+    assert (dataset.state_keys, dataset.action_keys, dataset.cameras) == (("state",), ("actions",), ("image",))
+    assert dataset.actions(dataset.episodes[0]).dtype == np.float32
+    assert_aligned(dataset)
+
+
+def test_fields_that_are_named(v3) -> None:
+    """DROID and others hold several kinds of actions."""
+    features = json.loads((v3 / "meta/info.json").read_text())["features"]
+    double = features["action"] | {"names": ["speed"]}
+    edit_info(v3, features=features | {"action_dict.joint_velocity": double, "action_dict.note": {"dtype": "string"}})
+    speeds = pa.array([[2.0 * row] for row in range(24)])
+    pq.write_table(pq.read_table(v3 / V3_DATA).append_column("action_dict.joint_velocity", speeds), v3 / V3_DATA)
+    assert open_lerobot(v3).action_names == ("reach",)
+    for key in ("action_dict", "action_dict.joint_velocity"):
+        dataset = open_lerobot(v3, action_key=key)
+        assert dataset.action_keys == ("action_dict.joint_velocity",)
+        assert dataset.actions(dataset.episodes[1])[:, 0].tolist() == list(range(14, 38, 2))
+    swapped = open_lerobot(v3, state_key="action", action_key="observation.state")
+    assert (swapped.state_names, swapped.action_names) == (("reach",), ("reach", "lift"))
+    with pytest.raises(UserError, match="no feature 'torque'"):
+        open_lerobot(v3, state_key="torque")
+
+
+def test_older_and_other_info(v2) -> None:
+    """v2.0 by name, no totals or chunk size, the picture's shape channel first, video_info, tasks as one string."""
+    info = json.loads((v2 / "meta/info.json").read_text())
+    for key in ("total_tasks", "total_episodes", "total_frames", "chunks_size", "splits"):
+        del info[key]
+    info["codebase_version"] = "v2.0"
+    camera = info["features"][KEY]
+    info["features"][KEY] = {"dtype": "video", "shape": [3, 32, 64], "video_info": camera["info"]}
+    (v2 / "meta/info.json").write_text(json.dumps(info))
+    lines = [json.loads(line) for line in (v2 / "meta/episodes.jsonl").read_text().splitlines()]
+    lines = [line | {"tasks": line["tasks"][0]} for line in lines]
+    (v2 / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = open_lerobot(v2)
+    assert dataset.version == "v2.0" and dataset.splits == {}
+    assert dataset.episodes[1].tasks == ("stack the cups",)
+    assert_aligned(dataset)
+
+
+def test_later_chunks_of_v2(v2) -> None:
+    """With two episodes to a folder, the third lies in the second one."""
+    edit_info(v2, chunks_size=2)
+    for part, name in (("data", "episode_000002.parquet"), ("videos", f"{KEY}/episode_000002.mp4")):
+        target = v2 / part / "chunk-001" / name
+        target.parent.mkdir(parents=True)
+        (v2 / part / "chunk-000" / name).rename(target)
+    assert_aligned(open_lerobot(v2))
+
+
 def test_timestamps_left_at_zero_are_taken_from_the_rate(v3) -> None:
     edit_column(v3 / V3_DATA, "timestamp", [0.0] * 24)
     assert_aligned(open_lerobot(v3))
@@ -237,7 +262,7 @@ def test_a_video_with_other_frames_than_rows(v2) -> None:
     frames = make_episodes()[1].frames
     for wrong in (frames[1:], frames[:-1], np.concatenate([frames[:1], frames])):
         write_video(video, wrong, fps=FPS)
-        with pytest.raises(BadData, match=rf"episode 1: episode_000001.mp4 shows {len(wrong)} frames"):
+        with pytest.raises(BadData, match=rf"episode 1: .*episode_000001.mp4 shows {len(wrong)} frames"):
             shown(open_lerobot(v2), 1)
         assert shown(open_lerobot(v2), 0) == list(range(7))
 
@@ -249,7 +274,7 @@ def test_a_video_that_lost_a_frame_in_the_middle(v3) -> None:
     times[10:19] += 0.1  # the video shows them evenly
     edit_column(v3 / V3_DATA, "timestamp", times.tolist())
     with pytest.raises(
-        BadData, match=r"episode 1: from frame 2 to the next the video takes 0.100 s, the table 0.200 s"
+        BadData, match=rf"episode 1: '{KEY}': from frame 2 to the next the video takes 0.100 s, the table 0.200 s"
     ):
         shown(open_lerobot(v3), 1)
 
@@ -312,7 +337,7 @@ def test_other_contents_that_make_no_sense(v3, tmp_path) -> None:
     with pytest.raises(BadData, match="'action' has 2 numbers and 3 names"):
         open_lerobot(v3)
     edit_feature(v3, "action", names=["a", "b"])
-    with pytest.raises(BadData, match=r"'action' has 1 columns, info.json names 2"):
+    with pytest.raises(BadData, match=r"episode 0: 'action' has 1 columns, the dataset names 2"):
         open_lerobot(v3).actions(open_lerobot(v3).episodes[0])
     with pytest.raises(UserError, match="no episodes 'nowhere'"):
         open_lerobot(v3).episodes_of("nowhere")

@@ -140,6 +140,38 @@ def test_tasks_and_episodes(root):
     assert rows["stats/action/min"] == [[1.0], [8.0], [20.0]] and rows["stats/action/count"] == [[7], [12], [5]]
 
 
+def test_the_episode_table_is_that_of_the_specification(root):
+    """Every column of LeRobot v3.0, its type and, but for the statistics, what it says."""
+    table = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet")
+    types = {field.name: str(field.type) for field in table.schema}
+    stats = [name for name in types if name.startswith("stats/")]
+    assert {name: kind for name, kind in types.items() if name not in stats} == {
+        "episode_index": "int64",
+        "tasks": "list<element: string>",
+        "length": "int64",
+        "dataset_from_index": "int64",
+        "dataset_to_index": "int64",
+        "data/chunk_index": "int64",
+        "data/file_index": "int64",
+        f"videos/{KEY}/chunk_index": "int64",
+        f"videos/{KEY}/file_index": "int64",
+        f"videos/{KEY}/from_timestamp": "double",
+        f"videos/{KEY}/to_timestamp": "double",
+        "meta/episodes/chunk_index": "int64",
+        "meta/episodes/file_index": "int64",
+    }
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    kinds = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
+    assert set(stats) == {f"stats/{feature}/{kind}" for feature in features for kind in kinds}
+    rows = table.to_pydict()
+    places = [name for name in types if name.endswith(("chunk_index", "file_index"))]
+    assert len(places) == 6 and all(rows[name] == [0, 0, 0] for name in places)
+    for feature, values in features.items():
+        shape = (3, 1, 1) if values["dtype"] == "video" else tuple(values["shape"])
+        assert all(np.shape(mean) == shape for mean in rows[f"stats/{feature}/mean"])
+        assert rows[f"stats/{feature}/count"] == [[length] for length in LENGTHS]
+
+
 def test_every_row_finds_its_picture(root):
     """from_timestamp + timestamp leads to the frame that carries the row's own number: any slip changes the number."""
     rows = pq.read_table(root / "data/chunk-000/file-000.parquet").to_pydict()
