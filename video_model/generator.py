@@ -81,9 +81,14 @@ class Generator:
 
 
 def build_video_model(
-    config: VideoModelConfig, *, latent_channels: int, action_dim: int, forecast: bool = False
+    config: VideoModelConfig,
+    *,
+    latent_channels: int,
+    action_dim: int,
+    embodiment: str = LATENT,
+    forecast: bool = False,
 ) -> VideoModel:
-    """A new network without text, with random weights, for latent actions of `action_dim` values."""
+    """A new network without text, with random weights, for an embodiment's actions of `action_dim` values."""
     return VideoModel(
         in_channels=latent_channels + 1,
         out_channels=latent_channels,
@@ -97,7 +102,7 @@ def build_video_model(
         rope_scale=(1.0, 1.0, 1.0),
         concat_padding_mask=False,
         use_crossattn_projection=False,
-        embodiments={LATENT: action_dim},
+        embodiments={embodiment: action_dim},
         forecast=forecast,
         predicts=config.predicts,
     )

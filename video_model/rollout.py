@@ -69,18 +69,35 @@ def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tu
 
 
 @torch.inference_mode()
-def advance(generator: Generator, stream: Stream, actions: Tensor, *, embodiment: str, steps: int) -> Tensor:
-    """The next four frames (B, 4, 3, H, W) under the actions (B, 4, A), which are not scaled yet."""
+def advance(
+    generator: Generator,
+    stream: Stream,
+    actions: Tensor,
+    *,
+    embodiment: str,
+    steps: int,
+    told: Tensor | None = None,
+) -> Tensor:
+    """The next four frames (B, 4, 3, H, W) under the actions (B, 4, A), which are not scaled yet.
+
+    told (B, 4, D): the latent actions that the forecaster is told; by default the actions, if they are that.
+    """
     model, actions = generator.model, actions.to(generator.device)
     chunk = Actions(
         generator.embodiment(embodiment).scaled(actions).to(model.dtype), embodiment=embodiment, mid_clip=True
     )
     expected = None
     if generator.forecaster and stream.encoder:
-        # Of another body's actions the latent action model knows nothing: it is told that nothing is done.
-        told = actions if embodiment == LATENT else actions.new_zeros(*actions.shape[:2], generator.forecaster.code_dim)
+        if told is None and embodiment == LATENT:
+            told = actions
+        if told is None:  # of another body's actions the latent action model knows nothing: nothing is done, then
+            told = actions.new_zeros(*actions.shape[:2], generator.forecaster.code_dim)
         expected, stream.forecast = generator.forecaster.expect(
-            stream.forecast, told, last=stream.last, seen=stream.encoder, tokenizer=generator.tokenizer
+            stream.forecast,
+            told.to(generator.device),
+            last=stream.last,
+            seen=stream.encoder,
+            tokenizer=generator.tokenizer,
         )
     noise = [torch.randn(stream.shape, generator=random) for random in stream.random]
     x = torch.stack(noise).to(generator.device)
@@ -108,6 +125,7 @@ def rollout(
     actions: Tensor,
     *,
     embodiment: str = LATENT,
+    told: Tensor | None = None,
     steps: int | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -115,16 +133,25 @@ def rollout(
 
     Pictures are in [-1, 1]. actions[:, t] leads from frame t to frame t + 1. Frame 0 is the first frame; where nothing
     forecasts, as the tokenizer shows it. The network takes four actions at a time: where T is no multiple of 4, zeros
-    fill the last four, and what follows frame T is not shown. steps: Euler steps for each latent, by default those of
-    the model's config. Video i of the batch depends on seed + i and on nothing else in the batch.
+    fill the last four, and what follows frame T is not shown. told (B, T, D): the latent actions that the forecaster is
+    told, by default the actions, if they are that. steps: Euler steps for each latent, by default those of the model's
+    config. Video i of the batch depends on seed + i and on nothing else in the batch.
     """
     if actions.ndim != 3 or len(actions) != len(first_frames) or not actions.shape[1]:
         raise ValueError(f"actions must be ({len(first_frames)}, T, A), not {tuple(actions.shape)}")
     length = actions.shape[1]
-    padded = torch.cat((actions, actions.new_zeros(len(actions), -length % TIME_FACTOR, actions.shape[2])), dim=1)
+    chunks = _chunks(actions)
+    told_chunks = [None] * len(chunks) if told is None else _chunks(told)
     stream, shown = start(generator, first_frames, seeds=[seed + i for i in range(len(first_frames))])
     parts = [shown[:, None]]
-    for chunk in padded.split(TIME_FACTOR, dim=1):
-        made = advance(generator, stream, chunk, embodiment=embodiment, steps=steps or generator.config.sampling_steps)
-        parts.append(made)
+    steps = steps or generator.config.sampling_steps
+    for chunk, said in zip(chunks, told_chunks, strict=True):
+        parts.append(advance(generator, stream, chunk, embodiment=embodiment, steps=steps, told=said))
     return torch.cat(parts, dim=1)[:, : 1 + length]
+
+
+def _chunks(actions: Tensor) -> list[Tensor]:
+    """(B, T, A) in parts of four, the last filled with zeros."""
+    missing = -actions.shape[1] % TIME_FACTOR
+    padded = torch.cat((actions, actions.new_zeros(len(actions), missing, actions.shape[2])), dim=1)
+    return list(padded.split(TIME_FACTOR, dim=1))
