@@ -52,6 +52,17 @@ class Groups:
     """Groups ("state.tool") of fields that the dataset was not opened with, and that have no columns here."""
 
 
+def declared_groups(dataset: RobotDataset[Any]) -> dict[str, tuple[int, int, bool | None, str | None]]:
+    """The groups of the action columns, for `align.guess`; of groups that share columns the first."""
+    found, taken = {}, set()
+    for name, group in groups(dataset).action.items():
+        columns = set(range(group.start, group.end))
+        if not columns & taken:
+            found[name] = (group.start, group.end, group.absolute, group.rotation_type)
+            taken |= columns
+    return found
+
+
 def groups(dataset: RobotDataset[Any]) -> Groups:
     """The groups of a dataset's state and action columns; none where it has no modality.json.
 

@@ -16,10 +16,12 @@ from align.check import check_dataset
 from align.datasets import open_dataset
 from align.embodiment import HEADER, RobotEmbodiment, describe, override
 from align.guess import guess_embodiment
+from align.inverse import learn_inverse, write_inverse
+from align.modality import declared_groups
 from align.presets import AlignConfig, Mode
 from align.recordings import Recording, read_recordings, stride_of
 from align.robot import robot_names, video_embodiment, write_robot
-from align.robot_dataset import RobotDataset
+from align.robot_dataset import RobotDataset, choose_camera
 from align.windows import RobotWindows, encode_recordings
 from common.checkpoints import MANIFEST, durable_folder, find_checkpoint, load_model_folder
 from common.config import to_dict
@@ -34,6 +36,8 @@ from video_model.loss import loss
 from video_model.model import VideoModel
 
 Show = Callable[[RobotEmbodiment], None]
+PAIRS_AT_ONCE = 64
+"""Pairs of frames that the latent action model looks at together."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ def align(
         raise UserError(f"{out} exists already", hint="Choose another --out.")
     known = read_episodes(opened, generator, name=name, episodes=episodes, camera=camera, changes=changes)
     show(known.embodiment)
-    adapter = None if mode == "scratch" else adapter_of(generator, known)
+    codes, scale = [], generator.embodiment(LATENT).scale
+    if generator.forecaster:
+        codes = [frame_codes(generator, recording.frames) for recording in known.recordings]
+    adapter = None
+    if mode != "scratch":
+        adapter = learn_adapter(known.embodiment, known.recordings, codes, code_scale=scale)
     network = None
     if mode != "adapter":
         windows = encode(generator, known, config, adapter=adapter)
@@ -89,9 +98,24 @@ def align(
         left_out = shutil.ignore_patterns("training", MANIFEST, "README.md")
         shutil.copytree(source, folder, ignore=left_out, dirs_exist_ok=True)
         write_robot(folder, known.embodiment, adapter=adapter, network=network, base=generator.model)
+        if codes:
+            inverse = learn_inverse(
+                known.embodiment, known.recordings, codes, code_scale=scale, seed=config.training.seed
+            )
+            write_inverse(folder, name, inverse)
         text = (source / "README.md").read_text() if (source / "README.md").exists() else ""
         (folder / "README.md").write_text(text + _card(checkpoint, dataset, known, mode=mode, episodes=episodes))
     return out
+
+
+def training_episodes(dataset: RobotDataset[Any], episodes: str | None) -> Sequence[Any]:
+    """Those that are named; else the split "train", or all where there is none. UserError if there are none."""
+    if episodes:
+        return dataset.episodes_of(episodes)
+    try:
+        return dataset.episodes_of("train")
+    except UserError:
+        return dataset.episodes
 
 
 def read_episodes(
@@ -107,9 +131,9 @@ def read_episodes(
 
     Says on stderr which are left out and why. BadData if none is left.
     """
-    chosen = dataset.episodes_of(episodes) if episodes else _training(dataset)
+    chosen = training_episodes(dataset, episodes)
     wanted = {episode.index for episode in chosen}
-    check = check_dataset(dataset)
+    check = check_dataset(dataset, cameras=(choose_camera(dataset.root, dataset.cameras, camera),))
     for problem in check.problems:
         if problem.episode is None:
             raise BadData(problem.message)
@@ -120,7 +144,7 @@ def read_episodes(
         raise BadData(
             f"none of the {len(chosen)} episodes of {dataset.root} can be used", hint="The reasons are above."
         )
-    guessed = guess_embodiment(dataset, name=name, episodes=good)
+    guessed = guess_embodiment(dataset, name=name, episodes=good, declared=declared_groups(dataset))
     own = override(guessed, changes) if changes else guessed
     window = generator.config.data
     stride = stride_of(dataset.fps, window.fps)
@@ -128,13 +152,6 @@ def read_episodes(
     recordings = tuple(read_recordings(dataset, good, own, size=size, stride=stride, camera=camera))
     at_rate = own.at_stride(stride) if stride > 1 else own
     return Episodes(at_rate.fitted([recording.controls for recording in recordings]), recordings)
-
-
-def adapter_of(generator: Generator, known: Episodes) -> Adapter:
-    """From controls to the latent actions that the episodes' frames show."""
-    codes = [frame_codes(generator, recording.frames) for recording in known.recordings]
-    scale = generator.embodiment(LATENT).scale
-    return learn_adapter(known.embodiment, known.recordings, codes, code_scale=scale)
 
 
 def frame_codes(generator: Generator, frames: np.ndarray) -> np.ndarray:
@@ -145,7 +162,11 @@ def frame_codes(generator: Generator, frames: np.ndarray) -> np.ndarray:
     if frames.shape[1:3] != size:
         pictures = resized(torch.from_numpy(frames).movedim(-1, 1).float(), size)
         frames = pictures.round().clamp(0, 255).byte().movedim(1, -1).numpy()
-    return encode_frames(lam, frames)
+    parts = [
+        encode_frames(lam, frames[first : first + PAIRS_AT_ONCE + 1])
+        for first in range(0, len(frames) - 1, PAIRS_AT_ONCE)
+    ]
+    return np.concatenate(parts)
 
 
 def encode(generator: Generator, known: Episodes, config: AlignConfig, *, adapter: Adapter | None) -> RobotWindows:
@@ -208,13 +229,6 @@ def train_network(
         ),
     )
     return _load_trained(fit(stage, config.training, out.with_name(f"{out.name}-run")))
-
-
-def _training(dataset: RobotDataset[Any]) -> Sequence[Any]:
-    try:
-        return dataset.episodes_of("train")
-    except UserError:
-        return dataset.episodes
 
 
 def _new_network(generator: Generator, embodiment: RobotEmbodiment, *, scratch: bool) -> VideoModel:

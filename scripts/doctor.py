@@ -11,8 +11,20 @@ from rich.table import Table
 
 from common.errors import MissingDependency
 
-CORE = ("torch", "accelerate", "diffusers", "av", "datasets", "safetensors", "numpy", "pyarrow", "simplejpeg", "tyro")
-OPTIONAL = {"mujoco": "sim", "starlette": "serve", "ray": "ray"}
+CORE = (
+    "torch",
+    "accelerate",
+    "diffusers",
+    "av",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "simplejpeg",
+    "tyro",
+)
+OPTIONAL = {"mujoco": "sim", "h5py": "hdf5", "starlette": "serve", "ray": "ray"}
 TRACKERS = ("tensorboard", "wandb")
 CODECS = {"h264": "H.264", "hevc": "HEVC", "libdav1d": "AV1", "vp9": "VP9"}
 _LOW_BYTES = 5e9

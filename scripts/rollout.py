@@ -7,17 +7,20 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from align.robot_dataset import fitted
 from common.errors import BadData, UserError
 from common.metrics import psnr
-from common.video import Frame, decode, probe, write_video
+from common.video import Frame, UnreadableVideo, decode, probe, write_video
 from video_model.generator import LATENT, Embodiment, load_generator
 from video_model.rollout import rollout
 
 Use = Literal["all", "act", "camera", "opposite", "none"]
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 SMALLEST_SIDE = 256
 """Pixels that the shorter side of a written video has at least: small pictures are enlarged in whole steps."""
 
@@ -94,7 +97,7 @@ def make_rollout(
     if not len(part):
         raise UserError(f"{actions} has no actions from {actions_start:g} s on", hint="Lower --actions-start.")
     size = (data.height, data.width)
-    frame = frames_at(video, np.array([start]), size=size)
+    frame = frame_of(video, start, size=size)
     made = rollout(generator, as_model(frame), chosen(part, use, embodiment)[None], steps=steps, seed=seed).cpu()
     shown, told = [as_pixels(made[0])], ""
     truth = video if own and actions_start == start else None
@@ -109,8 +112,29 @@ def make_rollout(
     return f"{out}: {len(part)} frames after the first{told}"
 
 
+def frame_of(source: Path, start: float, *, size: tuple[int, int]) -> np.ndarray:
+    """A picture, or the frame of a video at this time, uint8 (1, H, W, 3). BadData if it cannot be read."""
+    if source.suffix.lower() not in PICTURES:
+        return frames_at(source, np.array([start]), size=size)
+    try:
+        with Image.open(source) as picture:
+            return np.array(fitted(ImageOps.exif_transpose(picture), size))[None]
+    except OSError as error:  # PIL's UnidentifiedImageError is one
+        raise BadData(f"{source} cannot be read as a picture ({error})") from error
+
+
 def frames_at(video: Path, seconds: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
-    """The frames of a video at these times, or the nearest ones, uint8 (T, H, W, 3). UserError beyond its end."""
+    """The frames of a video at these times, or the nearest ones, uint8 (T, H, W, 3).
+
+    UserError beyond its end, BadData if it cannot be read.
+    """
+    try:
+        return _frames_at(video, seconds, size=size)
+    except UnreadableVideo as error:
+        raise BadData(f"{video}: {error.reason}") from error
+
+
+def _frames_at(video: Path, seconds: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
     info = probe(video)
     margin, first = 0.75 / info.fps, info.start_seconds
     end = first + info.duration_seconds

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
 from common.errors import BadData, UserError
@@ -75,6 +76,20 @@ def test_anothers_actions_stand_alone_or_beside_their_own_video(world: Path, cap
     assert "dB" not in capsys.readouterr().out
     beside = str(world / "clips" / "b.mp4")
     assert run(world, "a.mp4", "b.mp4.safetensors", "--beside", beside, "--actions-start", "2").shape[2] == 512
+
+
+def test_the_first_frame_may_be_a_picture(world: Path, capsys: pytest.CaptureFixture[str]):
+    Image.fromarray(frames_at(world / "clips/a.mp4", np.array([1.0]), size=SIZE)[0]).save(world / "first.png")
+    words = [world / "video", world / "first.png", "--actions", world / "labels/b.mp4.safetensors"]
+    assert main(["rollout", *map(str, words), "--out", str(world / "out.mp4")]) == 0
+    assert probe(world / "out.mp4").frames == 30
+    (world / "first.png").write_bytes(b"no picture")
+    assert main(["rollout", *map(str, words), "--out", str(world / "out.mp4")]) == 4
+    (world / "first.mp4").write_bytes(b"no film")
+    assert (
+        main(["rollout", str(world / "video"), str(world / "first.mp4"), *map(str, words[2:]), "--out", "o.mp4"]) == 4
+    )
+    assert "first.png" in capsys.readouterr().err
 
 
 def test_action_files_that_do_not_fit_are_refused(tmp_path: Path):

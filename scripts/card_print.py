@@ -1,0 +1,49 @@
+"""A card in the terminal: its tables and its gates."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Printed
+
+from scripts.video_table import Table, gate_text
+from video_model.video_card import Gate
+
+MOST_SPREADS = 4
+"""Columns of a table that has room for intervals, too."""
+
+
+def card_console() -> Console:
+    """Wide enough for a card where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=100)
+
+
+def print_tables(console: Console, tables: Iterable[Table]) -> None:
+    for table in tables:
+        console.print(f"\n[bold]{escape(table.title)}[/]\n{escape(table.note)}", highlight=False)
+        printed = Printed(box=None, padding=(0, 2, 0, 0))
+        printed.add_column("", no_wrap=True)
+        room = len(table.columns) <= MOST_SPREADS
+        spreads = [
+            room and any(cells[place].spread for cells in table.rows.values()) for place in range(len(table.columns))
+        ]
+        for column, spread in zip(table.columns, spreads, strict=True):
+            printed.add_column(column, justify="right", no_wrap=True)
+            if spread:
+                printed.add_column("95 %", justify="right", no_wrap=True)
+        for name, cells in table.rows.items():
+            texts = [
+                text
+                for cell, spread in zip(cells, spreads, strict=True)
+                for text in ((cell.text, cell.spread) if spread else (cell.text,))
+            ]
+            printed.add_row(name, *texts)
+        console.print(printed)
+
+
+def print_gates(console: Console, gates: Iterable[Gate]) -> None:
+    console.print("\n[bold]Gates[/]", highlight=False)
+    for gate in gates:
+        mark = {True: "[green]PASS[/]", False: "[red]MISS[/]", None: "–   "}[gate.passed]
+        console.print(f"{mark}  {escape(gate_text(gate))}", highlight=False)

@@ -1,0 +1,187 @@
+"""`understudy evaluate align`: opens a robot and its held-out episodes, has it measured, writes the card."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from align.align_card import AlignCard
+from align.datasets import open_dataset
+from align.evaluate import measure
+from align.recordings import RATE_TOLERANCE, Recording, read_recordings, stride_of
+from align.robot import Robot, load_robot
+from align.robot_dataset import RobotDataset
+from align.state_probe import StateProbe, held_names, train_state_probe, with_held_controls
+from align.subject import RobotSubject
+from align.told_controls import RobotWindow, cut_windows
+from common.checkpoints import write_text
+from common.errors import BadData, UserError
+from scripts.align_page import align_page
+from scripts.align_table import print_card
+
+PROBE_FRAMES, PROBE_STEPS = 6000, 1200
+"""That the state probe learns from, about, and optimizer steps for which it learns."""
+
+
+def evaluate_align(
+    checkpoint: Path,
+    dataset: str,
+    *,
+    robot: str | None = None,
+    episodes: str | None = None,
+    probe_episodes: str | None = None,
+    windows: int = 64,
+    camera: str | None = None,
+    steps: int | None = None,
+    batch_size: int = 8,
+    json_path: Path | None = None,
+    html_path: Path | None = None,
+    seed: int = 0,
+) -> AlignCard:
+    """Measure a robot of a checkpoint; print the card, then write what was asked for.
+
+    episodes, probe_episodes: measured, and for the state probe to learn from; splits of the dataset or first:end, by
+    default "test" and "train". windows: about so many. steps: sampling steps, by default the checkpoint's. UserError
+    and BadData before anything is written.
+    """
+    if min(windows, batch_size) < 1:
+        raise UserError("--windows and --batch-size must be at least 1")
+    for path in (json_path, html_path):
+        if path is not None and path.is_dir():
+            raise UserError(f"{path} cannot be written: it is a folder")
+    known, opened = load_robot(checkpoint, robot), open_dataset(dataset)
+    _check_controls(known, opened)
+    held_out = _episodes(opened, episodes, default="test", option="--episodes")
+    teaching = _teaching(opened, known, probe_episodes, held_out)
+    known.generator.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    cut = _windows(known, opened, held_out, camera=camera, limit=windows)
+    with tqdm(desc="learning to read the state", unit=" batches", disable=None, leave=False) as bar:
+
+        def progress(what: str) -> None:
+            bar.set_description(what)
+            bar.update()
+
+        probe = _probe(known, opened, teaching, camera=camera, seed=seed)
+        found = measure(
+            _subject(known, str(checkpoint), steps=steps),
+            cut,
+            data=opened.root.resolve().name,
+            probe=probe,
+            source="measured" if opened.state_keys else "controls",
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    text, page = found.card.to_json(), align_page(found) if html_path else ""
+    print_card(found.card)
+    if json_path:
+        write_text(json_path, text)
+    if html_path:
+        write_text(html_path, page)
+    return found.card
+
+
+def _check_controls(robot: Robot, dataset: RobotDataset[Any]) -> None:
+    """UserError unless the dataset's actions are the robot's controls."""
+    name, columns = robot.embodiment.name, robot.embodiment.columns
+    if dataset.action_names != columns:
+        raise UserError(
+            f"the controls of '{name}' are {', '.join(columns)}; {dataset.root} has {', '.join(dataset.action_names)}",
+            hint="Evaluate on recordings of the robot that the checkpoint was aligned to; --robot names another.",
+        )
+    rate = dataset.fps / stride_of(dataset.fps, robot.generator.config.data.fps)
+    if abs(rate / robot.embodiment.rate - 1) > RATE_TOLERANCE:
+        raise UserError(
+            f"'{name}' takes {robot.embodiment.rate:g} rows of controls per second; {dataset.root} gives {rate:g}"
+        )
+
+
+def _episodes(dataset: RobotDataset[Any], split: str | None, *, default: str, option: str) -> tuple[Any, ...]:
+    if split is not None:
+        return dataset.episodes_of(split)
+    try:
+        return dataset.episodes_of(default)
+    except UserError as error:
+        raise UserError(f"{dataset.root} has no split '{default}'", hint=f"{option} FIRST:END. {error.hint}") from error
+
+
+def _teaching(dataset: RobotDataset[Any], robot: Robot, split: str | None, held_out: Sequence[Any]) -> tuple[Any, ...]:
+    """What the state probe learns from; none where there is no state to read. UserError if any is measured, too."""
+    if not dataset.state_keys and not held_names(robot.embodiment):
+        return ()
+    teaching = _episodes(dataset, split, default="train", option="--probe-episodes")
+    both = sorted({episode.index for episode in teaching} & {episode.index for episode in held_out})
+    if both:
+        listed = ", ".join(map(str, both[:10])) + (", …" if len(both) > 10 else "")
+        raise UserError(
+            f"the state probe would learn from episodes that are measured: {listed}",
+            hint="Name others with --probe-episodes FIRST:END.",
+        )
+    return teaching
+
+
+def _read(robot: Robot, dataset: RobotDataset[Any], episodes: Sequence[Any], camera: str | None) -> Iterator[Recording]:
+    """At the model's size and rate; with what stands for the state where the dataset has none."""
+    data, own = robot.generator.config.data, robot.embodiment
+    stride = stride_of(dataset.fps, data.fps)
+    rows = replace(own, rate=own.rate * stride, normalisation=None)
+    size = (data.height, data.width)
+    for recording in read_recordings(dataset, episodes, rows, size=size, stride=stride, camera=camera):
+        if recording.states is None and held_names(own):
+            yield with_held_controls(recording, own)
+        else:
+            yield recording
+
+
+def _windows(
+    robot: Robot, dataset: RobotDataset[Any], episodes: Sequence[Any], *, camera: str | None, limit: int
+) -> list[RobotWindow]:
+    """About `limit` windows as long as those of training. BadData unless two episodes are so long."""
+    chosen, steps = _spread(episodes, limit), robot.generator.config.data.frames - 1
+    windows = cut_windows(_read(robot, dataset, chosen, camera), steps=steps, each=max(1, round(limit / len(chosen))))
+    if not windows:
+        raise BadData(
+            f"none of the {len(chosen)} episodes has the {steps + 1} frames of a window at the model's rate",
+            hint="Name longer episodes: --episodes FIRST:END.",
+        )
+    if len({window.episode for window in windows}) < 2:
+        raise BadData(
+            f"another episode's controls are needed to compare with; only {windows[0].episode} can be measured",
+            hint="Name two episodes or more that are long enough: --episodes FIRST:END.",
+        )
+    return windows
+
+
+def _probe(
+    robot: Robot, dataset: RobotDataset[Any], episodes: Sequence[Any], *, camera: str | None, seed: int
+) -> StateProbe | None:
+    """None without episodes to learn from."""
+    if not episodes:
+        return None
+    frames = sum(episode.length for episode in episodes) / stride_of(dataset.fps, robot.generator.config.data.fps)
+    chosen = _spread(episodes, max(1, round(len(episodes) * PROBE_FRAMES / frames)))
+    names = dataset.state_names if dataset.state_keys else held_names(robot.embodiment)
+    recordings = _read(robot, dataset, chosen, camera)
+    return train_state_probe(recordings, names, seed=seed, device=robot.generator.device, steps=PROBE_STEPS)
+
+
+def _spread(episodes: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of them, evenly."""
+    places = np.linspace(0, len(episodes) - 1, min(count, len(episodes))).round().astype(int)
+    return [episodes[place] for place in places]
+
+
+def _subject(robot: Robot, name: str, *, steps: int | None) -> RobotSubject:
+    def drive(first: Tensor, controls: np.ndarray, before: np.ndarray, seed: int) -> Tensor:
+        return robot.rollout(first, controls, before, steps=steps, seed=seed)
+
+    @torch.inference_mode()
+    def reconstruct(films: Tensor) -> Tensor:
+        return robot.generator.tokenizer.decode(robot.generator.tokenizer.encode(films))
+
+    return RobotSubject(name, robot.embodiment, drive, reconstruct, device=robot.generator.device)
