@@ -6,9 +6,8 @@ from align.align_card import AlignCard, ControlEffect, StateFollowing
 from align.evaluate import READABLE
 from common.folders import printable
 from common.intervals import Interval
-from scripts.card_print import card_console, print_gates, print_tables
+from scripts.card_print import Cell, Table, card_console, print_gates, print_tables
 from scripts.card_words import spread, written
-from scripts.video_table import Cell, Table
 
 NAMES = {
     "truth": "real frames",

@@ -1,16 +1,31 @@
-"""A card in the terminal: its tables and its gates."""
+"""A card's tables and gates, and how a terminal shows them."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Printed
 
-from scripts.video_table import Table, gate_text
 from video_model.video_card import Gate
 
 MOST_SPREADS = 4
 """Columns of a table that has room for intervals, too."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    spread: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    note: str
+    """What is measured, and what good looks like."""
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[Cell, ...]]
 
 
 def card_console() -> Console:
@@ -47,3 +62,10 @@ def print_gates(console: Console, gates: Iterable[Gate]) -> None:
     for gate in gates:
         mark = {True: "[green]PASS[/]", False: "[red]MISS[/]", None: "–   "}[gate.passed]
         console.print(f"{mark}  {escape(gate_text(gate))}", highlight=False)
+
+
+def gate_text(gate: Gate) -> str:
+    """The gate, its number and its limit."""
+    if gate.value is None or gate.limit is None:
+        return f"{gate.name}: not measured"
+    return f"{gate.name}: {gate.value:.2f}, limit {gate.relation} {gate.limit:.2f}"

@@ -4,8 +4,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from common.folders import printable
+from scripts.card_print import Table, gate_text
 from scripts.page_plots import Line, animation, beside, line_plot
-from scripts.video_table import Table, gate_text
 from video_model.evaluate import Film
 from video_model.video_card import Curve, Gate
 

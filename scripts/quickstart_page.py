@@ -21,6 +21,17 @@ class Films:
     transfer: Path
 
 
+@dataclass(frozen=True)
+class RobotFilm:
+    """What the model shows of the demo robot under an episode's controls."""
+
+    video: Path
+    said: str
+    """What `understudy rollout` says of it."""
+    episodes: int
+    """That it was aligned with."""
+
+
 def lam_rows(measured: Validation) -> list[tuple[str, str, str]]:
     """(name, value, what it says) for people."""
     psnr = measured.psnr
@@ -58,6 +69,7 @@ def report_page(
     measured: Validation,
     labelled: LabelReport,
     films: Films,
+    robot: RobotFilm,
     *,
     lam: Path,
     generator: Path,
@@ -101,6 +113,12 @@ none.</figcaption></figure>
 {_table(video_rows(films.numbers))}
 <p>After so short a training this is a beginning: films are blurred and drift. The run is in
 <code>{html.escape(str(generator))}</code>.</p>
+<h2>A robot's controls</h2>
+<figure><video autoplay loop muted playsinline controls src="data:video/mp4;base64,{_encoded(robot.video)}"></video>
+<figcaption>{robot.episodes} labelled episodes said what the demo robot's controls look like as latent actions. Left
+what happened in an episode that is not among them, right what the model makes of its first frame and its controls. The
+model itself was trained on videos of the hand alone, and has never seen this robot move. {html.escape(robot.said)}
+</figcaption></figure>
 <h2>What to use</h2>
 <p>The latent actions of {labelled.clips} test videos ({labelled.frames} frames) are in
 <code>{html.escape(str(labels))}</code>, one safetensors file per video: <code>latent_actions[t]</code> is what was done

@@ -1,16 +1,14 @@
 """The card of a video model in words: its tables, each number with what good looks like, for terminal and page."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as Printed
 
 from common.folders import printable
 from common.intervals import Interval
+from scripts.card_print import Cell, Table, card_console, print_gates, print_tables
 from scripts.card_words import spread, written
-from video_model.video_card import Fidelity, Followed, Gate, VideoCard
+from video_model.video_card import Fidelity, Followed, VideoCard
 
 NAMES = {
     "truth": "real frames",
@@ -25,21 +23,6 @@ NAMES = {
 }
 """Of the kinds of films."""
 POOR_PROBE = 0.5  # R2 below which the hand's numbers say little
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    spread: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    note: str
-    """What is measured, and what good looks like."""
-    columns: tuple[str, ...]
-    rows: dict[str, tuple[Cell, ...]]
 
 
 def tables(card: VideoCard) -> list[Table]:
@@ -128,13 +111,6 @@ def _cell(value: Interval | float | None, form: str) -> Cell:
     return Cell(written(value, form), spread(value, form))
 
 
-def gate_text(gate: Gate) -> str:
-    """The gate, its number and its limit."""
-    if gate.value is None or gate.limit is None:
-        return f"{gate.name}: not measured"
-    return f"{gate.name}: {gate.value:.2f}, limit {gate.relation} {gate.limit:.2f}"
-
-
 def verdict(card: VideoCard) -> str:
     """What the card says, in a sentence."""
     missed = [gate.name for gate in card.gates if gate.passed is False]
@@ -146,26 +122,12 @@ def verdict(card: VideoCard) -> str:
 
 
 def print_card(card: VideoCard) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)
+    console = card_console()
     console.print(
         f"\n[bold]{escape(printable(card.data))}[/]: {card.windows} windows of {card.steps} steps from {card.clips} "
         f"clips, seed {card.seed}",
         highlight=False,
     )
-    for table in tables(card):
-        console.print(f"\n[bold]{escape(table.title)}[/]\n{escape(table.note)}", highlight=False)
-        printed = Printed(box=None, padding=(0, 2, 0, 0))
-        printed.add_column("", no_wrap=True)
-        for column in table.columns:
-            printed.add_column(column, justify="right", no_wrap=True)
-            printed.add_column("95 %", justify="right", no_wrap=True)
-        for name, cells in table.rows.items():
-            printed.add_row(name, *(text for cell in cells for text in (cell.text, cell.spread)))
-        console.print(printed)
-    console.print("\n[bold]Gates[/]", highlight=False)
-    for gate in card.gates:
-        mark = {True: "[green]PASS[/]", False: "[red]MISS[/]", None: "–   "}[gate.passed]
-        console.print(f"{mark}  {escape(gate_text(gate))}", highlight=False)
+    print_tables(console, tables(card))
+    print_gates(console, card.gates)
     console.print(f"\n{escape(printable(verdict(card)))}", highlight=False)

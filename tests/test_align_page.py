@@ -11,7 +11,7 @@ from align.subject import RobotSubject
 from align.told_controls import cut_windows
 from scripts.align_page import PANELS, align_page
 from scripts.align_table import moved_states, print_card, tables, unread, verdict
-from scripts.video_table import gate_text
+from scripts.card_print import gate_text
 from tests.square_robot import NAMES, Player, fitted, perfect_probe, recording
 
 

@@ -11,6 +11,7 @@ from scripts import cli, verbs
 from scripts.demo_data import demo_set_path
 from scripts.quickstart import quickstart
 from tests.moving_clips import write_moving_clips
+from tests.tiny_robot import write_robot_dataset, write_video_model
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/usage.md"]
@@ -52,6 +53,9 @@ def test_options_in_prose_exist(page: str, capsys: pytest.CaptureFixture[str]) -
         "data demo",
         "data scan",
         "data prepare",
+        "data check",
+        "align",
+        "evaluate align",
     ):
         assert cli.main([*verb.split(), "--help"]) == 0
     known = capsys.readouterr().out + "--cpu --debug --shm-size"
@@ -79,6 +83,22 @@ def test_use_it_on_your_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert probe(tmp_path / "rollout.mp4").frames == 40
 
 
+def test_align_it_to_your_robot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's commands, word for word, with a model and a dataset of test size."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    write_video_model(tmp_path / "runs")
+    write_robot_dataset(tmp_path / "DATASET", 9)
+    text = (REPOSITORY / "README.md").read_text().split("## Align it to your robot")[1].split("##")[0]
+    lines = [line.strip().split()[1:] for line in text.splitlines() if line.startswith("    understudy ")]
+    assert [line[0] for line in lines] == ["data", "align", "rollout"]
+    for words in lines:
+        assert cli.main(words) == 0, capsys.readouterr().err
+    assert probe(tmp_path / "robot.mp4").frames > 10
+
+
 def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split, count in (("train", 3), ("test", 2)):
         (tmp_path / "videos" / split).mkdir(parents=True)
@@ -86,7 +106,8 @@ def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixtur
             shutil.copy(clip, tmp_path / "videos" / split)
     quickstart(tmp_path / "out", lam_steps=2, video_steps=2, videos=tmp_path / "videos")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 and page.count("data:video/mp4;base64,") == 2
+    assert page.count("data:image/png;base64,") == 2 and page.count("data:video/mp4;base64,") == 3
     assert "PSNR, own actions" in page and "PSNR, own action" in page and "2 test videos" in page
+    assert "8 labelled episodes" in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
     assert "report.html" in capsys.readouterr().out

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from common.intervals import Interval
+from scripts.card_print import gate_text
 from scripts.video_page import PANELS, video_page
-from scripts.video_table import NAMES, gate_text, print_card, tables, verdict
+from scripts.video_table import print_card, tables, verdict
 from tests.simulated_hand import Simulator, make_windows
 from video_model.evaluate import Film, measure
 from video_model.films import VideoSubject
@@ -29,8 +30,8 @@ def test_the_page_is_one_file_with_everything_in_it(measured: tuple[VideoCard, t
     assert "http" not in page and "<script" not in page and "<one>" not in page
     assert page.count("data:image/webp;base64,") == len(films) == 2
     assert page.count("<svg") == 3, "PSNR, SSIM, drift"
-    for name in PANELS:
-        assert f"<span>{html.escape(NAMES[name])}</span>" in page
+    for name in PANELS.values():
+        assert f"<span>{html.escape(name)}</span>" in page
     for gate in card.gates:
         assert html.escape(gate_text(gate)) in page
     for table in tables(card):
