@@ -8,6 +8,8 @@ from common.intervals import Interval
 from video_model.video_card import RELATIONS, ZERO_MOTION, Fidelity, Followed, Gate
 
 PROTOCOL = "align-1"
+STATE_ERROR = 0.8
+"""Of standing still: a film in which the robot goes only partly where it should has at most that."""
 LEAST_CHANGE = 0.05
 """Standard deviations of a state below which nothing is said to have moved."""
 
@@ -122,6 +124,7 @@ def gates(
         _gate("PSNR, true controls, over copying", true, "≥", copy),
         _gate("PSNR, true controls, over another episode's", true, ">", shuffled),
         _gate("state error, true controls, below another episode's", told[0], "<", told[1]),
+        _gate("state error, true controls, below standing still", told[0], "≤", STATE_ERROR),
         _gate("cosine with opposite controls", _value(foreground.rows["opposite"].cosine), "<", 0.0),
         _gate("motion with neutral controls", _value(zero_motion), "≤", ZERO_MOTION),
     )

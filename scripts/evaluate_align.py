@@ -59,7 +59,7 @@ def evaluate_align(
     held_out = _episodes(opened, episodes, default="test", option="--episodes")
     teaching = _teaching(opened, known, probe_episodes, held_out)
     known.generator.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    cut = _windows(known, opened, held_out, camera=camera, limit=windows)
+    cut = read_windows(known, opened, held_out, camera=camera, limit=windows)
     with tqdm(desc="learning to read the state", unit=" batches", disable=None, leave=False) as bar:
 
         def progress(what: str) -> None:
@@ -68,7 +68,7 @@ def evaluate_align(
 
         probe = _probe(known, opened, teaching, camera=camera, seed=seed)
         found = measure(
-            _subject(known, str(checkpoint), steps=steps),
+            subject_of(known, str(checkpoint), steps=steps),
             cut,
             data=opened.root.resolve().name,
             probe=probe,
@@ -138,7 +138,7 @@ def _read(robot: Robot, dataset: RobotDataset[Any], episodes: Sequence[Any], cam
             yield recording
 
 
-def _windows(
+def read_windows(
     robot: Robot, dataset: RobotDataset[Any], episodes: Sequence[Any], *, camera: str | None, limit: int
 ) -> list[RobotWindow]:
     """About `limit` windows as long as those of training. BadData unless two episodes are so long."""
@@ -176,7 +176,7 @@ def _spread(episodes: Sequence[Any], count: int) -> list[Any]:
     return [episodes[place] for place in places]
 
 
-def _subject(robot: Robot, name: str, *, steps: int | None) -> RobotSubject:
+def subject_of(robot: Robot, name: str, *, steps: int | None) -> RobotSubject:
     def drive(first: Tensor, controls: np.ndarray, before: np.ndarray, seed: int) -> Tensor:
         return robot.rollout(first, controls, before, steps=steps, seed=seed)
 
