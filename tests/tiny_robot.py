@@ -89,16 +89,18 @@ def write_lam(folder: Path) -> Path:
     return folder
 
 
-def write_video_model(root: Path) -> Path:
-    """root/video, a checkpoint with a latent action model, and what it is made of."""
+def write_video_model(root: Path, *, forecast: bool = True) -> Path:
+    """root/video, a checkpoint with a latent action model unless it has no forecast, and what it is made of."""
     torch.manual_seed(0)
     tokens = build_tokenizer(TOKENIZER.model).state_dict()
     save_model(root / "tokens", tensors=tokens, config=tokenizer_config(TOKENIZER, preset="tiny"), card="")
-    model = build_video_model(VIDEO.model, latent_channels=4, action_dim=CODE, forecast=True)
+    model = build_video_model(VIDEO.model, latent_channels=4, action_dim=CODE, forecast=forecast)
     folder = root / "video"
     folder.mkdir()
     config = checkpoint_config(model, VIDEO, preset="tiny")
     write_model_files(folder, tensors=model.state_dict(), config=config, card="# a model\n")
     bodies = {LATENT: Embodiment(scale=(1.0,) * CODE, fps=FPS, camera_dim=10)}
-    write_companions(folder, tokenizer=root / "tokens", embodiments=bodies, lam=write_lam(root / "lam"))
+    write_companions(
+        folder, tokenizer=root / "tokens", embodiments=bodies, lam=write_lam(root / "lam") if forecast else None
+    )
     return folder
