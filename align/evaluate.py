@@ -5,9 +5,8 @@ Whatever makes films of first frames and controls can be measured, so that funct
 Axes: W windows, B of them at once, T steps, S columns of a state.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,15 +15,16 @@ from torch import Tensor
 from align.align_card import AlignCard, StateError, StateFollowing, gates
 from align.one_at_a_time import Strip, try_controls
 from align.state_probe import StateProbe
-from align.subject import RobotSubject, as_pictures, checked, true_films
+from align.subject import RobotSubject, as_pictures
 from align.told_controls import RobotWindow, told_controls
 from common.intervals import Interval, clip_mean, interval_of, resamples
 from common.metrics import psnr, ssim
-from video_model.evaluate import Film
+from video_model.evaluate import Film, Tally, score_curve
+from video_model.films import as_films, checked
 from video_model.following import LEAST_PATH, cosine, frame_change, motion_of, root_mean_square, size_ratio
 from video_model.hand_probe import column_r2
 from video_model.held_out import other_clips
-from video_model.video_card import Curve, Fidelity, Followed, Likeness
+from video_model.video_card import Fidelity, Followed, Likeness
 
 READABLE = 0.5
 """R² on real frames that the probe must reach for a column to count."""
@@ -45,19 +45,6 @@ class Measured:
     """Of some windows."""
     strips: tuple[Strip, ...]
     """One for each control that was tried."""
-
-
-@dataclass
-class _Tally:
-    """Numbers per window, by name, gathered batch by batch."""
-
-    parts: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, name: str, values: Tensor) -> None:
-        self.parts[name].append(values.detach().double().cpu().numpy())
-
-    def of(self, name: str) -> np.ndarray:
-        return np.concatenate(self.parts[name])
 
 
 def measure(
@@ -82,7 +69,7 @@ def measure(
     episodes = [window.episode for window in windows]
     givers = [windows[row] for row in other_clips(episodes, seed=seed)]
     shown = _spread(len(windows), films)
-    tally, kept = _Tally(), []
+    tally, kept = Tally(), []
     for start in range(0, len(windows), batch_size):
         progress(f"window {start + 1} of {len(windows)}")
         here = slice(start, start + batch_size)
@@ -94,8 +81,8 @@ def measure(
         kept += [Film(episodes[start + row], {k: as_pictures(made[k][row]) for k in SHOWN}) for row in rows]
     fidelity = {
         name: Fidelity(
-            psnr=_curve(tally.of(f"psnr/{name}"), episodes, seed),
-            ssim=_curve(tally.of(f"ssim/{name}"), episodes, seed),
+            psnr=score_curve(tally.of(f"psnr/{name}"), episodes, seed),
+            ssim=score_curve(tally.of(f"ssim/{name}"), episodes, seed),
             lpips=None,
             fvd=None,
         )
@@ -136,14 +123,17 @@ def _roll_out(
     subject: RobotSubject, windows: Sequence[RobotWindow], givers: Sequence[RobotWindow], *, seed: int
 ) -> dict[str, Tensor]:
     """Films (B, 1 + T, 3, H, W) of all kinds, and the truth."""
-    truth, before = true_films(windows, subject.device), np.stack([window.before for window in windows])
+    truth, before = (
+        as_films([window.frames for window in windows], subject.device),
+        np.stack([window.before for window in windows]),
+    )
     told = told_controls(subject.embodiment, windows, givers)
     made = {name: subject.film(truth[:, 0], controls, before, seed=seed) for name, controls in told.items()}
     copy = truth[:, :1].expand_as(truth)
     return made | {"copy": copy, "tokenizer": checked(subject.reconstruct(truth), truth.shape), "truth": truth}
 
 
-def _compare(tally: _Tally, made: dict[str, Tensor]) -> None:
+def _compare(tally: Tally, made: dict[str, Tensor]) -> None:
     """Pictures and motion of the films of one batch against the truth."""
     truth = made["truth"]
     moved = motion_of(truth).path
@@ -161,7 +151,7 @@ def _compare(tally: _Tally, made: dict[str, Tensor]) -> None:
             tally.add(f"size/{name}", size_ratio(path, moved))
 
 
-def _read_states(tally: _Tally, made: dict[str, Tensor], windows: Sequence[RobotWindow], probe: StateProbe) -> None:
+def _read_states(tally: Tally, made: dict[str, Tensor], windows: Sequence[RobotWindow], probe: StateProbe) -> None:
     """What the probe reads from each film (B, 1 + T, S), and how far frames 1 to T are off, squared: (B, S)."""
     known = torch.from_numpy(probe.normalised(np.stack([_states(window) for window in windows]))).double()
     tally.add("known", known)
@@ -178,7 +168,7 @@ def _states(window: RobotWindow) -> np.ndarray:
 
 
 def _state_following(
-    tally: _Tally, names: Sequence[str], episodes: Sequence[str], probe: StateProbe, *, source: str, seed: int
+    tally: Tally, names: Sequence[str], episodes: Sequence[str], probe: StateProbe, *, source: str, seed: int
 ) -> StateFollowing:
     said, known = (tally.of(name).reshape(-1, len(probe.names)) for name in ("said", "known"))
     found = column_r2(said, known)
@@ -210,14 +200,7 @@ def _spread(count: int, chosen: int) -> list[int]:
     return np.linspace(0, count - 1, min(chosen, count)).round().astype(int).tolist()
 
 
-def _curve(values: np.ndarray, episodes: Sequence[str], seed: int) -> Curve:
-    """values (W, T), all finite."""
-    mean, *frames = (clip_mean(column, episodes, seed=seed) for column in (values.mean(1), *values.T))
-    assert mean is not None
-    return Curve(mean, tuple(interval for interval in frames if interval is not None))
-
-
-def _followed(tally: _Tally, episodes: Sequence[str], seed: int) -> Followed:
+def _followed(tally: Tally, episodes: Sequence[str], seed: int) -> Followed:
     still = tally.of("path") < LEAST_PATH
     rows = {
         name: Likeness(

@@ -13,8 +13,9 @@ from torch import Tensor
 from align.align_card import ControlEffect, ControlTrials
 from align.embodiment import CHUNK, RobotEmbodiment
 from align.state_probe import StateProbe
-from align.subject import RobotSubject, as_pictures, true_films
+from align.subject import RobotSubject, as_pictures
 from align.told_controls import RobotWindow, controls_of
+from video_model.films import as_films
 from video_model.following import motion_of
 
 STEPS = 12
@@ -43,7 +44,8 @@ def try_controls(
     """From the first frames of K windows; strips from the middle one. readable: columns of the state to tell of."""
     embodiment = subject.embodiment
     assert embodiment.normalisation
-    first, before = true_films(windows, subject.device)[:, 0], np.stack([window.before for window in windows])
+    first = as_films([window.frames[:1] for window in windows], subject.device)[:, 0]
+    before = np.stack([window.before for window in windows])
     still = subject.film(first, embodiment.neutral(before, rows=STEPS), before, seed=seed)
     effects, strips = [], []
     for number, name in enumerate(embodiment.relative_names):

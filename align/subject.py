@@ -3,7 +3,7 @@
 Axes: B films, T steps, A columns of controls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from align.embodiment import RobotEmbodiment
-from align.told_controls import RobotWindow
-from common.errors import BadData
+from video_model.films import Reconstruct, checked
 
 Drive = Callable[[Tensor, np.ndarray, np.ndarray, int], Tensor]
 """(first frames (B, 3, H, W) in [-1, 1], controls float32 (B, T, A), those in force before (B, A), seed) -> films
 (B, 1 + T, 3, H, W) in [-1, 1]. Sample i of a call is drawn by seed + i."""
-Reconstruct = Callable[[Tensor], Tensor]
-"""Films (B, 1 + T, 3, H, W) in [-1, 1], encoded and decoded."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +33,6 @@ class RobotSubject:
         """Films (B, 1 + T, 3, H, W), checked as `checked` does."""
         shape = torch.Size((len(first), 1 + controls.shape[1], *first.shape[1:]))
         return checked(self.drive(first, controls, before, seed), shape)
-
-
-def true_films(windows: Sequence[RobotWindow], device: torch.device | str) -> Tensor:
-    """(B, 1 + T, 3, H, W) in [-1, 1]."""
-    frames = torch.from_numpy(np.stack([window.frames for window in windows])).to(device)
-    return frames.movedim(-1, 2).float() / 127.5 - 1
-
-
-def checked(films: Tensor, shape: torch.Size) -> Tensor:
-    """The films, float32. ValueError unless of this shape, BadData unless finite."""
-    if films.shape != shape:
-        raise ValueError(f"expected films of the shape {tuple(shape)}, got {tuple(films.shape)}")
-    if not films.isfinite().all():
-        raise BadData("the model's films hold NaN or infinite values", hint="Take an earlier checkpoint.")
-    return films.float()
 
 
 def as_pictures(frames: Tensor) -> np.ndarray:

@@ -71,8 +71,8 @@ def test_without_states(measured: Measured, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_missed_gate_is_shown_with_its_limit(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
     card = measured.card
-    card = replace(card, gates=(*card.gates[:4], replace(card.gates[4], value=0.4, passed=False)))
+    card = replace(card, gates=(*card.gates[:5], replace(card.gates[5], value=0.4, passed=False)))
     shown = printed(card, capsys)
-    assert "MISS motion with neutral controls: 0.40, limit ≤ 0.10" in shown and shown.count("PASS") == 4
-    assert "misses 1 of 5 gates (motion with neutral controls)" in shown
+    assert "MISS motion with neutral controls: 0.40, limit ≤ 0.10" in shown and shown.count("PASS") == 5
+    assert "misses 1 of 6 gates (motion with neutral controls)" in shown
     assert "MISS motion with neutral controls: 0.40" in align_page(replace(measured, card=card))

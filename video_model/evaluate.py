@@ -52,7 +52,7 @@ class Film:
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Numbers per window, by name, gathered batch by batch."""
 
     parts: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
@@ -85,7 +85,7 @@ def measure(
     clips = [window.clip for window in windows]
     givers = [windows[row] for row in other_clips(clips, seed=seed)]
     shown = set(np.linspace(0, len(windows) - 1, min(films, len(windows))).round().astype(int).tolist())
-    tally, kept = _Tally(), []
+    tally, kept = Tally(), []
     for start in range(0, len(windows), batch_size):
         progress(f"window {start + 1} of {len(windows)}")
         here = slice(start, start + batch_size)
@@ -135,7 +135,7 @@ def measure(
 
 
 def _compare(
-    tally: _Tally, made: dict[str, Tensor], windows: Sequence[Window], scorers: Scorers, find_hand: FindHand | None
+    tally: Tally, made: dict[str, Tensor], windows: Sequence[Window], scorers: Scorers, find_hand: FindHand | None
 ) -> None:
     """Everything that is measured of the films of one batch."""
     truth = made["truth"]
@@ -166,7 +166,7 @@ def _compare(
     tally.add("shift", root_mean_square(moved.shift))
 
 
-def _near(tally: _Tally, name: str, film: Tensor, truth: Tensor, scorers: Scorers) -> None:
+def _near(tally: Tally, name: str, film: Tensor, truth: Tensor, scorers: Scorers) -> None:
     """PSNR, SSIM and, if named, LPIPS of frames (B, T, 3, H, W)."""
     pictures, reference = ((frames.flatten(0, 1) + 1) / 2 for frames in (film, truth))
     for score, function in (("psnr", psnr), ("ssim", ssim)):
@@ -175,7 +175,7 @@ def _near(tally: _Tally, name: str, film: Tensor, truth: Tensor, scorers: Scorer
         tally.add(f"lpips/{name}", scorers.distance(film, truth))
 
 
-def _alike(tally: _Tally, name: str, path: Tensor, true: Tensor) -> None:
+def _alike(tally: Tally, name: str, path: Tensor, true: Tensor) -> None:
     tally.add(f"{name}/cosine", cosine(path, true))
     tally.add(f"{name}/size", size_ratio(path, true))
 
@@ -193,7 +193,7 @@ def _way(places: Tensor, camera: Tensor) -> Tensor:
 
 
 def _vary(
-    tally: _Tally, subject: VideoSubject, windows: Sequence[Window], made: dict[str, Tensor], *, seed: int
+    tally: Tally, subject: VideoSubject, windows: Sequence[Window], made: dict[str, Tensor], *, seed: int
 ) -> None:
     """Variance over seeds and squared error of own actions' films, per window."""
     truth, actions = made["truth"], own_actions(windows, subject.device)
@@ -210,19 +210,19 @@ def _film(made: dict[str, Tensor], row: int, clip: str) -> Film:
     return Film(clip, {name: picture.movedim(1, -1).numpy() for name, picture in pictures.items()})
 
 
-def _fidelity(tally: _Tally, name: str, clips: Sequence[str], seed: int) -> Fidelity:
+def _fidelity(tally: Tally, name: str, clips: Sequence[str], seed: int) -> Fidelity:
     features = tally.parts.get(f"features/{name}")
     return Fidelity(
-        psnr=_curve(tally.of(f"psnr/{name}"), clips, seed),
-        ssim=_curve(tally.of(f"ssim/{name}"), clips, seed),
-        lpips=_curve(tally.of(f"lpips/{name}"), clips, seed) if f"lpips/{name}" in tally.parts else None,
+        psnr=score_curve(tally.of(f"psnr/{name}"), clips, seed),
+        ssim=score_curve(tally.of(f"ssim/{name}"), clips, seed),
+        lpips=score_curve(tally.of(f"lpips/{name}"), clips, seed) if f"lpips/{name}" in tally.parts else None,
         fvd=frechet_distance(*(torch.from_numpy(tally.of(f"features/{kind}")) for kind in (name, "truth")))
         if features and len(clips) > 1
         else None,
     )
 
 
-def _curve(values: np.ndarray, clips: Sequence[str], seed: int) -> Curve:
+def score_curve(values: np.ndarray, clips: Sequence[str], seed: int) -> Curve:
     """values (W, T), all finite."""
     mean, *frames = (clip_mean(column, clips, seed=seed) for column in (values.mean(1), *values.T))
     assert mean is not None
@@ -230,7 +230,7 @@ def _curve(values: np.ndarray, clips: Sequence[str], seed: int) -> Curve:
 
 
 def _followed(
-    tally: _Tally, kind: str, names: Sequence[str], mean: Callable[[np.ndarray], Interval | None], *, least: float
+    tally: Tally, kind: str, names: Sequence[str], mean: Callable[[np.ndarray], Interval | None], *, least: float
 ) -> Followed:
     still = tally.of(kind) < least
     rows = {
@@ -264,7 +264,7 @@ def _drift(
     """None without windows."""
     if not windows:
         return None
-    clips, tally, times = [window.clip for window in windows], _Tally(), []
+    clips, tally, times = [window.clip for window in windows], Tally(), []
     for start, part in _batches(windows, batch_size):
         progress(f"long window {start + 1} of {len(windows)}")
         truth = true_films(part, subject.device)
@@ -278,7 +278,7 @@ def _drift(
     return Drift(
         windows=len(windows),
         seconds=tuple(np.concatenate(times).mean(0).tolist()),
-        psnr=_curve(tally.of("psnr"), clips, seed),
+        psnr=score_curve(tally.of("psnr"), clips, seed),
         slopes={name: interval for name, interval in slopes.items() if interval is not None},
     )
 

@@ -58,15 +58,19 @@ def roll_out(
     told = given_actions(own, own_actions(givers, subject.device), latent_dim=subject.latent_dim)
     made = {name: rolled(subject, truth[:, 0], actions, seed) for name, actions in told.items()}
     if subject.forecast:
-        made["forecast"] = _checked(torch.cat((truth[:, :1], subject.forecast(truth[:, 0], own)), dim=1), truth.shape)
+        made["forecast"] = checked(torch.cat((truth[:, :1], subject.forecast(truth[:, 0], own)), dim=1), truth.shape)
     copy = truth[:, :1].expand_as(truth)
-    return made | {"copy": copy, "tokenizer": _checked(subject.reconstruct(truth), truth.shape), "truth": truth}
+    return made | {"copy": copy, "tokenizer": checked(subject.reconstruct(truth), truth.shape), "truth": truth}
 
 
 def true_films(windows: Sequence[Window], device: torch.device | str) -> Tensor:
     """(B, 1 + T, 3, H, W) in [-1, 1]."""
-    frames = torch.from_numpy(np.stack([window.frames for window in windows])).to(device)
-    return frames.movedim(-1, 2).float() / 127.5 - 1
+    return as_films([window.frames for window in windows], device)
+
+
+def as_films(frames: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
+    """B times uint8 (1 + T, H, W, 3) to (B, 1 + T, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.stack(frames)).to(device).movedim(-1, 2).float() / 127.5 - 1
 
 
 def own_actions(windows: Sequence[Window], device: torch.device | str) -> Tensor:
@@ -77,10 +81,10 @@ def own_actions(windows: Sequence[Window], device: torch.device | str) -> Tensor
 def rolled(subject: VideoSubject, first: Tensor, actions: Tensor, seed: int) -> Tensor:
     """Films (B, 1 + T, 3, H, W), checked. ValueError if they have another shape, BadData unless they are finite."""
     shape = torch.Size((len(first), actions.shape[1] + 1, *first.shape[1:]))
-    return _checked(subject.rollout(first, actions, seed), shape)
+    return checked(subject.rollout(first, actions, seed), shape)
 
 
-def _checked(films: Tensor, shape: torch.Size) -> Tensor:
+def checked(films: Tensor, shape: torch.Size) -> Tensor:
     """The films, float32. ValueError unless of this shape, BadData unless finite."""
     if films.shape != shape:
         raise ValueError(f"expected films of the shape {tuple(shape)}, got {tuple(films.shape)}")
