@@ -270,7 +270,8 @@ def test_a_window_in_mid_clip_has_actions_for_its_first_latent():
         clip = embedder(Actions(values, "latent"), 4)
         window = embedder(Actions(values[:, 4:], "latent", mid_clip=True), 2)
         first = embedder(Actions(values[:, :0], "latent"), 1)
-    assert all(torch.equal(whole[:, 2:], part) for whole, part in zip(clip, window, strict=True))
+    for whole, part in zip(clip, window, strict=True):  # not bit for bit: more rows can take another kernel
+        torch.testing.assert_close(whole[:, 2:], part)
     assert all(part.shape[1] == 1 and part.eq(0).all() for part in first)
 
 
