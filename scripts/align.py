@@ -69,10 +69,12 @@ def show_controls(embodiment: RobotEmbodiment) -> None:
 
 def print_controls(embodiment: RobotEmbodiment, *, console: Console | None = None) -> None:
     console = console or Console()
+    if not console.is_terminal and console.width < 110:
+        console = Console(file=console.file, width=110)
     title = f"controls of {embodiment.name}, {embodiment.rate:g} rows per second"
     table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     for heading in HEADER:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("column", "group"))
     before = ""
     for *said, why in describe(embodiment):
         table.add_row(*map(escape, said), "″" if why == before else escape(why))
