@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.training import DataPosition
 from video_model.clip_batches import LabelledWindows
 from video_model.forecast import Forecaster
-from video_model.latent_windows import LatentBatch, encode_windows
+from video_model.latent_windows import LatentBatch, encode_windows, row_batches
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import Tokenizer
 
@@ -46,24 +46,15 @@ class RobotWindows:
 
         hold_share: so many samples are told each chunk's last row for all its rows, as a live stream holds it.
         """
-        epoch, order = -1, np.empty(0, dtype=np.int64)
-        step = position.first_batch
-        while True:
-            first = (step * position.world_size + position.rank) * position.batch_size
-            rows = []
-            for sample in range(first, first + position.batch_size):
-                if sample // len(self.names) != epoch:
-                    epoch = sample // len(self.names)
-                    order = np.random.default_rng([seed, epoch]).permutation(len(self.names))
-                rows.append(int(order[sample % len(self.names)]))
-            held = torch.from_numpy(np.random.default_rng([seed, first, 1]).random(len(rows)) < hold_share)
+        batches = row_batches(position, count=len(self.names), seed=seed)
+        for step, rows in enumerate(batches, position.first_batch):
+            drawn = np.random.default_rng([seed, step, position.rank, 1]).random(len(rows))
             yield LatentBatch(
                 latents=self.latents[rows].float(),
-                actions=hold_last(self.changes[rows], held),
+                actions=hold_last(self.changes[rows], torch.from_numpy(drawn < hold_share)),
                 names=tuple(self.names[row] for row in rows),
                 forecasts=None if self.forecasts is None else self.forecasts[rows].float(),
             )
-            step += 1
 
 
 def hold_last(changes: Tensor, held: Tensor) -> Tensor:

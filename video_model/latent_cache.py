@@ -33,7 +33,7 @@ from video_model.clip_batches import LabelledWindows, labelled_block
 from video_model.clips import Segments, WindowBlock, WindowConfig
 from video_model.forecast import Forecaster
 from video_model.labels import Labels
-from video_model.latent_windows import LatentBatch, encode_windows, with_still
+from video_model.latent_windows import LatentBatch, encode_windows, row_batches, with_still
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import Tokenizer
 
@@ -179,20 +179,10 @@ class LatentCache:
 
     def batches(self, position: DataPosition, *, seed: int) -> Iterator[LatentBatch]:
         """Endless batches from `position` on, on the CPU; an epoch may end in mid-batch. Errors as `windows`."""
-        epoch, order = -1, np.empty(0, dtype=np.int64)
-        step = position.first_batch
-        while True:
-            first = (step * position.world_size + position.rank) * position.batch_size
-            rows = []
-            for sample in range(first, first + position.batch_size):
-                if sample // self.windows != epoch:
-                    epoch = sample // self.windows
-                    order = np.random.default_rng([seed, epoch]).permutation(self.windows)
-                rows.append(self._window(int(order[sample % self.windows])))
-            parts, names = zip(*rows, strict=True)
+        for numbers in row_batches(position, count=self.windows, seed=seed):
+            parts, names = zip(*map(self._window, numbers), strict=True)
             stacked = {name: torch.stack([part[name] for part in parts]).float() for name in parts[0]}
             yield LatentBatch(names=names, **stacked)
-            step += 1
 
     def _window(self, number: int) -> tuple[dict[str, torch.Tensor], str]:
         block = int(np.searchsorted(self._ends, number, side="right"))

@@ -40,6 +40,25 @@ class LatentBatch:
         return LatentBatch(latents, actions, self.names, forecasts)
 
 
+def row_batches(position: DataPosition, *, count: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of rows below `count` from `position` on: each once in an epoch, which may end in mid-batch.
+
+    A pure function of its arguments; ranks take turns.
+    """
+    epoch, order = -1, np.empty(0, dtype=np.int64)
+    step = position.first_batch
+    while True:
+        first = (step * position.world_size + position.rank) * position.batch_size
+        rows = []
+        for sample in range(first, first + position.batch_size):
+            if sample // count != epoch:
+                epoch = sample // count
+                order = np.random.default_rng([seed, epoch]).permutation(count)
+            rows.append(int(order[sample % count]))
+        yield rows
+        step += 1
+
+
 @torch.no_grad()
 def encode(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
     """frames uint8 (B, 1 + 4k, H, W, 3) on any device -> latents (B, C, 1 + k, h, w) float32 on the tokenizer's.
