@@ -123,10 +123,8 @@ def _roll_out(
     subject: RobotSubject, windows: Sequence[RobotWindow], givers: Sequence[RobotWindow], *, seed: int
 ) -> dict[str, Tensor]:
     """Films (B, 1 + T, 3, H, W) of all kinds, and the truth."""
-    truth, before = (
-        as_films([window.frames for window in windows], subject.device),
-        np.stack([window.before for window in windows]),
-    )
+    truth = as_films([window.frames for window in windows], subject.device)
+    before = np.stack([window.before for window in windows])
     told = told_controls(subject.embodiment, windows, givers)
     made = {name: subject.film(truth[:, 0], controls, before, seed=seed) for name, controls in told.items()}
     copy = truth[:, :1].expand_as(truth)

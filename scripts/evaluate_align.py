@@ -1,7 +1,6 @@
 """`understudy evaluate align`: opens a robot and its held-out episodes, has it measured, writes the card."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from tqdm import tqdm
 from align.align_card import AlignCard
 from align.datasets import open_dataset
 from align.evaluate import measure
-from align.recordings import RATE_TOLERANCE, Recording, read_recordings, stride_of
+from align.recordings import Recording, stride_of
 from align.robot import Robot, load_robot
 from align.robot_dataset import RobotDataset
+from align.robot_recordings import robot_recordings
 from align.state_probe import StateProbe, held_names, train_state_probe, with_held_controls
 from align.subject import RobotSubject
 from align.told_controls import RobotWindow, cut_windows
@@ -55,7 +55,6 @@ def evaluate_align(
         if path is not None and path.is_dir():
             raise UserError(f"{path} cannot be written: it is a folder")
     known, opened = load_robot(checkpoint, robot), open_dataset(dataset)
-    _check_controls(known, opened)
     held_out = _episodes(opened, episodes, default="test", option="--episodes")
     teaching = _teaching(opened, known, probe_episodes, held_out)
     known.generator.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -86,21 +85,6 @@ def evaluate_align(
     return found.card
 
 
-def _check_controls(robot: Robot, dataset: RobotDataset[Any]) -> None:
-    """UserError unless the dataset's actions are the robot's controls."""
-    name, columns = robot.embodiment.name, robot.embodiment.columns
-    if dataset.action_names != columns:
-        raise UserError(
-            f"the controls of '{name}' are {', '.join(columns)}; {dataset.root} has {', '.join(dataset.action_names)}",
-            hint="Evaluate on recordings of the robot that the checkpoint was aligned to; --robot names another.",
-        )
-    rate = dataset.fps / stride_of(dataset.fps, robot.generator.config.data.fps)
-    if abs(rate / robot.embodiment.rate - 1) > RATE_TOLERANCE:
-        raise UserError(
-            f"'{name}' takes {robot.embodiment.rate:g} rows of controls per second; {dataset.root} gives {rate:g}"
-        )
-
-
 def _episodes(dataset: RobotDataset[Any], split: str | None, *, default: str, option: str) -> tuple[Any, ...]:
     if split is not None:
         return dataset.episodes_of(split)
@@ -127,13 +111,9 @@ def _teaching(dataset: RobotDataset[Any], robot: Robot, split: str | None, held_
 
 def _read(robot: Robot, dataset: RobotDataset[Any], episodes: Sequence[Any], camera: str | None) -> Iterator[Recording]:
     """At the model's size and rate; with what stands for the state where the dataset has none."""
-    data, own = robot.generator.config.data, robot.embodiment
-    stride = stride_of(dataset.fps, data.fps)
-    rows = replace(own, rate=own.rate * stride, normalisation=None)
-    size = (data.height, data.width)
-    for recording in read_recordings(dataset, episodes, rows, size=size, stride=stride, camera=camera):
-        if recording.states is None and held_names(own):
-            yield with_held_controls(recording, own)
+    for recording in robot_recordings(robot, dataset, episodes, camera=camera):
+        if recording.states is None and held_names(robot.embodiment):
+            yield with_held_controls(recording, robot.embodiment)
         else:
             yield recording
 
