@@ -1,6 +1,7 @@
 """Rollouts: what an action changes and when, any length, many streams in a batch, and the folder that holds it all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from video_model.generator import (
     load_generator,
     write_companions,
 )
+from video_model.model import VideoModel
 from video_model.presets import (
     TokenizerConfig,
     TokenizerDataConfig,
@@ -27,7 +29,7 @@ from video_model.presets import (
     VideoLossConfig,
     VideoModelConfig,
 )
-from video_model.rollout import rollout
+from video_model.rollout import advance, denoise, next_request, rollout, start
 from video_model.tokenizer import build_tokenizer
 from video_model.tokenizer import checkpoint_config as tokenizer_config
 
@@ -102,6 +104,37 @@ def test_any_length_and_its_beginning_is_that_of_a_longer_one(generator: Generat
 def test_steps_are_euler_steps_of_the_velocity(generator: Generator):
     one, many, more = (rollout(generator, first_frames(), actions(4), steps=steps) for steps in (1, 16, 32))
     assert (many - more).abs().mean() < 0.2 * (one - more).abs().mean()
+
+
+def test_renoising_goes_to_clean_latents_and_back_to_less_noise(generator: Generator, monkeypatch: pytest.MonkeyPatch):
+    clean, seen = torch.full((1, 4, 1, 4, 4), 0.5), []
+
+    def flow(self: VideoModel, x: Tensor, times: Tensor, **given: object) -> Tensor:
+        seen.append((x, float(times)))
+        return (x - clean) / times.clamp(min=1e-6)[:, :, None, None, None]
+
+    student = replace(generator, config=replace(CONFIG, sampler="renoise"))
+    stream, _ = start(student, first_frames(), seeds=[3])
+    before = stream.copy()
+    monkeypatch.setattr(VideoModel, "forward", flow)
+    request = next_request(student, stream, actions(4), embodiment="latent")
+    made = denoise(student, request, stream, steps=3)
+    first, second, third = (before.noise(made.device) for _ in range(3))  # fresh noise for each step
+    assert [time for _, time in seen] == pytest.approx([1, 0.8, 0.5])  # thirds, shifted by 2
+    for (x, time), noise in zip(seen, (first, second, third), strict=True):
+        assert torch.allclose(x, (1 - time) * clean + time * noise, atol=1e-5)
+    assert torch.allclose(made, clean, atol=1e-5)
+
+
+def test_a_copied_stream_goes_on_as_the_first_and_leaves_it_alone(generator: Generator):
+    stream, _ = start(generator, first_frames(2), seeds=[3, 4])
+    parts = actions(40, 2).split(4, dim=1)
+    for part in parts[:5]:  # the ring of three is full
+        advance(generator, stream, part, embodiment="latent", steps=2)
+    copy = stream.copy()
+    there, other = ([advance(generator, s, p, embodiment="latent", steps=2) for p in parts[5:]] for s in (stream, copy))
+    assert all(torch.equal(a, b) for a, b in zip(there, other, strict=True))
+    assert not torch.equal(there[0], there[1])
 
 
 def test_scaled_actions_keep_zero_and_direction_and_bend_outliers():

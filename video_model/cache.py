@@ -5,11 +5,12 @@ Both mean the same: a latent attends to itself, to the `window` latents before i
 Axes: L layers, B samples, H heads, T latent frames, F frames in the cache, N tokens of one frame, D channels of a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from typing_extensions import Self
 
 AttentionMask = Tensor | BlockMask
 """A dense bool mask (T * N, T * N), or a block mask for flex attention."""
@@ -63,6 +64,9 @@ class KVCache:
     def __post_init__(self) -> None:
         if self.window < 1 or self.sink < 0:
             raise ValueError(f"window must be at least 1 and sink not negative, not {self.window} and {self.sink}")
+
+    def copy(self) -> Self:
+        return replace(self, keys=self.keys.clone(), values=self.values.clone())
 
     @property
     def filled(self) -> int:

@@ -302,7 +302,10 @@ class VideoConfig:
     lora_rank: int = 0
     """Rank of low-rank adapters that are trained in place of the network (LoRA; takes peft); 0 trains the network."""
     sampling_steps: int = 12
-    """Euler steps from noise to a latent."""
+    """From noise to a latent."""
+    sampler: Literal["euler", "renoise"] = "euler"
+    """What a step does: follow the flow a little; or go all the way to a clean latent, which is then noised again, but
+    less (arXiv 2303.01469, algorithm 1), as a distilled student wants it."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

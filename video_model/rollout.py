@@ -1,26 +1,36 @@
 """From a first frame and actions to video, one latent at a time, as long as there are actions.
 
-Each latent is made from noise by Euler steps along the predicted velocity, seeing the past through a `KVCache` and, in
-a model that has one, a forecast; then it is shown to the network once more, clean, and kept. A forecast also gives the
+Each latent is made from noise in a few steps (`denoise`), seeing the past through a `KVCache` and, in a model that has
+one, a forecast; then it is shown to the network once more, clean, and kept. A forecast also gives the
 decoded frames the detail that the tokenizer lost (`video_model.detail`).
 
 Axes: B samples, T frames, A values of one action, H x W pixels.
 """
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from video_model.cache import KVCache
 from video_model.detail import with_detail
-from video_model.flow import sampling_times
+from video_model.flow import at_level, sampling_times
 from video_model.forecast import Forecast
 from video_model.generator import LATENT, Generator
 from video_model.layers import Actions
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import DecoderState, EncoderState
+
+Timed = Callable[[str], AbstractContextManager[object]]
+"""From the name of a part of the work to what is entered around it."""
+
+
+def untimed(part: str) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 @dataclass
@@ -40,6 +50,17 @@ class Stream:
     """One for each video, so that a video does not depend on which others are made with it."""
     shape: torch.Size
     """Of one latent, (C, 1, h, w)."""
+
+    def noise(self, device: torch.device) -> Tensor:
+        """(B, C, 1, h, w), drawn for each video by itself."""
+        return torch.stack([torch.randn(self.shape, generator=random) for random in self.random]).to(device)
+
+    def copy(self) -> Self:
+        """The same moment, to go on from as often as one likes: everything else in a stream is never written to."""
+        random = [torch.Generator() for _ in self.random]
+        for new, old in zip(random, self.random, strict=True):
+            new.set_state(old.get_state())
+        return replace(self, cache=self.cache.copy(), random=random)
 
 
 @torch.inference_mode()
@@ -77,45 +98,91 @@ def advance(
     embodiment: str,
     steps: int,
     told: Tensor | None = None,
+    timed: Timed = untimed,
 ) -> Tensor:
     """The next four frames (B, 4, 3, H, W) under the actions (B, 4, A), which are not scaled yet.
 
-    told (B, 4, D): the latent actions that the forecaster is told; by default the actions, if they are that.
+    told (B, 4, D): the latent actions that the forecaster is told, by default the actions, if they are that. timed:
+    entered around each of the parts "forecast", "denoise", "cache" and "decode".
     """
-    model, actions = generator.model, actions.to(generator.device)
-    chunk = Actions(
-        generator.embodiment(embodiment).scaled(actions).to(model.dtype), embodiment=embodiment, mid_clip=True
+    with timed("forecast"):
+        request = next_request(generator, stream, actions, embodiment=embodiment, told=told)
+    with timed("denoise"):
+        latent = denoise(generator, request, stream, steps=steps)
+    return keep(generator, stream, request, latent, timed=timed)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the network is given to make one latent."""
+
+    actions: Actions
+    expected: Tensor | None
+    """(B, C, 1, h, w): the forecast, in a model that has one."""
+
+
+def next_request(
+    generator: Generator, stream: Stream, actions: Tensor, *, embodiment: str, told: Tensor | None = None
+) -> Request:
+    """What `advance` begins with; the stream's forecast is carried on."""
+    actions = actions.to(generator.device)
+    scaled = generator.embodiment(embodiment).scaled(actions).to(generator.model.dtype)
+    chunk = Actions(scaled, embodiment=embodiment, mid_clip=True)
+    if not (generator.forecaster and stream.encoder):
+        return Request(chunk, None)
+    if told is None and embodiment == LATENT:
+        told = actions
+    if told is None:  # of another body's actions the latent action model knows nothing: nothing is done, then
+        told = actions.new_zeros(*actions.shape[:2], generator.forecaster.code_dim)
+    expected, stream.forecast = generator.forecaster.expect(
+        stream.forecast,
+        told.to(generator.device),
+        last=stream.last,
+        seen=stream.encoder,
+        tokenizer=generator.tokenizer,
     )
-    expected = None
-    if generator.forecaster and stream.encoder:
-        if told is None and embodiment == LATENT:
-            told = actions
-        if told is None:  # of another body's actions the latent action model knows nothing: nothing is done, then
-            told = actions.new_zeros(*actions.shape[:2], generator.forecaster.code_dim)
-        expected, stream.forecast = generator.forecaster.expect(
-            stream.forecast,
-            told.to(generator.device),
-            last=stream.last,
-            seen=stream.encoder,
-            tokenizer=generator.tokenizer,
-        )
-    noise = [torch.randn(stream.shape, generator=random) for random in stream.random]
-    x = torch.stack(noise).to(generator.device)
+    return Request(chunk, expected)
+
+
+def denoise(generator: Generator, request: Request, stream: Stream, *, steps: int) -> Tensor:
+    """A latent (B, C, 1, h, w) from noise, as the model's config samples: see `VideoConfig.sampler`."""
+    model, config = generator.model, generator.config
+    x = stream.noise(generator.device)
     level = x.new_ones(len(x), 1)
-    times = sampling_times(steps, shift=generator.config.loss.shift, device=generator.device)
+    times = sampling_times(steps, shift=config.loss.shift, device=generator.device)
     for now, then in itertools.pairwise(times):
-        v = model(x.to(model.dtype), now * level, actions=chunk, cache=stream.cache, forecast=expected)
-        x = x + (then - now) * v.float()
-    clean = x.to(model.dtype)
-    model(clean, 0 * level, actions=chunk, conditioned=level, cache=stream.cache, append=True, forecast=expected)
-    before = stream.decoder
-    frames, stream.decoder = generator.tokenizer.decode_next(x, before)
-    if stream.encoder and stream.forecast and expected is not None:
-        began = stream.forecast.latents == 1
-        shown, stream.shown = generator.tokenizer.decode_next(expected, before if began else stream.shown)
-        frames = with_detail(frames, shown=shown, forecast=stream.forecast.frames)
-        _, stream.encoder = generator.tokenizer.encode_next(frames, stream.encoder)
-    stream.last = frames[:, -1]
+        v = model(
+            x.to(model.dtype), now * level, actions=request.actions, cache=stream.cache, forecast=request.expected
+        ).float()
+        if config.sampler == "euler" or then == 0:
+            x = x + (then - now) * v
+        else:
+            x = at_level(x - now * v, stream.noise(generator.device), then * level)
+    return x
+
+
+def keep(generator: Generator, stream: Stream, request: Request, latent: Tensor, *, timed: Timed = untimed) -> Tensor:
+    """Take a latent (B, C, 1, h, w) into the stream, as a part of its past; returns its frames (B, 4, 3, H, W)."""
+    model, level = generator.model, latent.new_ones(len(latent), 1)
+    with timed("cache"):
+        model(
+            latent.to(model.dtype),
+            0 * level,
+            actions=request.actions,
+            conditioned=level,
+            cache=stream.cache,
+            append=True,
+            forecast=request.expected,
+        )
+    with timed("decode"):
+        before = stream.decoder
+        frames, stream.decoder = generator.tokenizer.decode_next(latent, before)
+        if stream.encoder and stream.forecast and request.expected is not None:
+            began = stream.forecast.latents == 1
+            shown, stream.shown = generator.tokenizer.decode_next(request.expected, before if began else stream.shown)
+            frames = with_detail(frames, shown=shown, forecast=stream.forecast.frames)
+            _, stream.encoder = generator.tokenizer.encode_next(frames, stream.encoder)
+        stream.last = frames[:, -1]
     return frames
 
 
