@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from align.embodiment import RobotEmbodiment
+from align.normalisation import floored
 from align.recordings import Recording
 from align.told_controls import changes_of
 
@@ -93,7 +94,7 @@ def learn_adapter(
     target, episode = np.concatenate(codes) / np.array(code_scale), _episodes([len(part) for part in codes])
     kept = np.linspace(0, len(target) - 1, min(MOST_ROWS, len(target))).round().astype(int)
     known, target, episode = AdapterInputs(changes[kept], places[kept]), target[kept], episode[kept]
-    usual = np.sqrt(np.mean(changes[:, -1] ** 2, axis=0))
+    usual = floored(np.sqrt(np.mean(changes[:, -1] ** 2, axis=0)), embodiment.alike)
     scale = np.where(usual > 0, usual, 1.0)
     weights = _ridge(_kernels(known, known, scale), target, episode % FOLDS)
     return Adapter(scale, np.array(code_scale, dtype=np.float64), known.changes, known.places, weights)

@@ -77,6 +77,16 @@ class RobotEmbodiment:
             )
         )
 
+    @property
+    def alike(self) -> np.ndarray:
+        """(C,): the same number for changes that can be compared: of one kind and unit, or of one group without unit."""
+        kinds = [
+            (group.kind, group.rotation, group.unit or group.name)
+            for group in self.groups
+            for _ in range(group.relative_width)
+        ]
+        return np.array([kinds.index(kind) for kind in kinds])
+
     def relative(self, actions: np.ndarray, before: np.ndarray, *, chunk: int = CHUNK) -> np.ndarray:
         """Changes (..., T, C) of actions (..., T, A), each from the start of its chunk of rows.
 
@@ -128,7 +138,9 @@ class RobotEmbodiment:
         if not changes:
             raise UserError(f"no episode has more than the {chunk} rows of a chunk")
         openings = np.concatenate([np.full(group.relative_width, group.kind == "gripper") for group in self.groups])
-        normalisation = fit_normalisation(np.concatenate(changes), self.relative_names, openings=openings, chunk=chunk)
+        normalisation = fit_normalisation(
+            np.concatenate(changes), self.relative_names, openings=openings, alike=self.alike, chunk=chunk
+        )
         return replace(self, seen=ranges(episodes), normalisation=normalisation)
 
     def normalised(self, relative: np.ndarray) -> np.ndarray:

@@ -12,6 +12,9 @@ CLIP = 3.0
 that someone moves for the first time, must not reach the network as 50."""
 STILL = 1e-6
 """A column that moves by no more than this, in its own unit, never moves."""
+LEAST_SHARE = 0.1
+"""A column is scaled as if it moved at least by this share of what the liveliest of its kind and unit does: of an arm
+that rested in all episodes, a tremor must not become a network's 1, and a live command to it 500."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,17 @@ class Normalisation:
         return values.astype(normalised.dtype)
 
 
+def floored(scale: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """Scales (C,), none below `LEAST_SHARE` of the largest among those that have the same number in `alike` (C,)."""
+    largest = np.zeros(alike.max() + 1)
+    np.maximum.at(largest, alike, scale)
+    return np.maximum(scale, LEAST_SHARE * largest[alike])
+
+
 def fit_normalisation(
-    relative_NC: np.ndarray, names: Sequence[str], *, openings: np.ndarray, chunk: int
+    relative_NC: np.ndarray, names: Sequence[str], *, openings: np.ndarray, alike: np.ndarray, chunk: int
 ) -> Normalisation:
-    """From changes (N, C) of training episodes; `openings` (C,) marks grippers.
+    """From changes (N, C) of training episodes; `openings` (C,) marks grippers, `alike` (C,) what `floored` compares.
 
     Of the 1 % and 99 % quantiles, the one further from zero becomes 1; for openings they become -1 and 1. A column
     that moves in less than 1 % of the rows is scaled by its extremes.
@@ -58,6 +68,7 @@ def fit_normalisation(
     low, high = np.where(rare, lowest, low), np.where(rare, highest, high)
     scale = np.where(openings, (high - low) / 2, np.maximum(np.abs(low), np.abs(high)))
     dead = scale <= STILL
+    scale = floored(scale, alike)
     return Normalisation(
         chunk=chunk,
         centre=tuple(np.where(openings, (high + low) / 2, 0.0).tolist()),

@@ -5,11 +5,13 @@ Beside the checkpoint's own files, which stay as they are, so that no robot chan
     controls/NAME.json          the controls (`align.embodiment`), at the model's rate
     adapters/NAME.safetensors   from controls to latent actions (`align.adapter`), unless it was trained from scratch
     networks/NAME.safetensors   the tensors in which the robot's own network differs, if it was trained for it
+    learned_from/NAME.json      the names of the episodes that it was aligned with
 
 Axes: B videos, T steps, A columns of controls.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -42,6 +44,8 @@ class Robot:
     adapter: Adapter | None
     own_network: bool
     """The network takes the robot's controls; else it takes the latent actions that the adapter makes of them."""
+    learned_from: frozenset[str]
+    """Names of the episodes (`align.robot_dataset.episode_name`) that it was aligned with."""
 
     def latent_actions(self, controls: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Controls (T, A) after those in force (A,) -> latent actions float32 (T, D). UserError without an adapter."""
@@ -109,7 +113,7 @@ def load_robot(path: Path, name: str | None = None) -> Robot:
     adapter = _adapter(_read(adapter_file)[0], path=adapter_file) if adapter_file.exists() else None
     if adapter is None and not own.exists():
         raise BadData(f"{folder} has neither an adapter nor a network for '{name}'")
-    return Robot(generator, embodiment, adapter, own.exists())
+    return Robot(generator, embodiment, adapter, own.exists(), _learned_from(folder / "learned_from" / f"{name}.json"))
 
 
 def add_network(
@@ -133,10 +137,19 @@ def video_embodiment(embodiment: RobotEmbodiment) -> Embodiment:
 
 
 def write_robot(
-    folder: Path, embodiment: RobotEmbodiment, *, adapter: Adapter | None, network: VideoModel | None, base: VideoModel
+    folder: Path,
+    embodiment: RobotEmbodiment,
+    *,
+    learned_from: Sequence[str],
+    adapter: Adapter | None,
+    network: VideoModel | None,
+    base: VideoModel,
 ) -> None:
     """Add the robot's files to a checkpoint's folder. network: its own, of which what differs from `base` is kept."""
     embodiment.save(folder)
+    names = folder / "learned_from" / f"{embodiment.name}.json"
+    names.parent.mkdir(exist_ok=True)
+    names.write_text(json.dumps(list(learned_from), indent=1), encoding="utf-8")
     if adapter is not None:
         tensors = {name: torch.from_numpy(array) for name, array in vars(adapter).items()}
         _write(folder / "adapters" / f"{embodiment.name}.safetensors", tensors, {})
@@ -162,6 +175,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["config"])  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BadData(f"{path} cannot be read ({error})") from error
+
+
+def _learned_from(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise BadData(f"{path} cannot be read ({error})") from error
 
 

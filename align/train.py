@@ -97,7 +97,10 @@ def align(
     with durable_folder(out) as folder:
         left_out = shutil.ignore_patterns("training", MANIFEST, "README.md")
         shutil.copytree(source, folder, ignore=left_out, dirs_exist_ok=True)
-        write_robot(folder, known.embodiment, adapter=adapter, network=network, base=generator.model)
+        names = [recording.name for recording in known.recordings]
+        write_robot(
+            folder, known.embodiment, learned_from=names, adapter=adapter, network=network, base=generator.model
+        )
         if codes:
             inverse = learn_inverse(
                 known.embodiment, known.recordings, codes, code_scale=scale, seed=config.training.seed

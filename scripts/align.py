@@ -50,7 +50,10 @@ def run_align(
         show=show_controls,
     )
     print(f"{out}: aligned in {_minutes(time.monotonic() - began)}")
-    print(f"Next: understudy evaluate align {out} {dataset}")
+    opened = open_dataset(dataset)
+    left = len(opened.episodes) - len(training_episodes(opened, episodes))
+    kept = "" if left else " --episodes FIRST:END, of others than these: all were learned from"
+    print(f"Next: understudy evaluate align {out} {dataset}{kept}")
 
 
 def chosen_mode(dataset: str, episodes: str | None) -> tuple[Mode, str]:

@@ -14,7 +14,7 @@ from align.datasets import open_dataset
 from align.evaluate import measure
 from align.recordings import Recording, stride_of
 from align.robot import Robot, load_robot
-from align.robot_dataset import RobotDataset
+from align.robot_dataset import RobotDataset, episode_name
 from align.robot_recordings import robot_recordings
 from align.state_probe import StateProbe, held_names, train_state_probe, with_held_controls
 from align.subject import RobotSubject
@@ -46,8 +46,8 @@ def evaluate_align(
     """Measure a robot of a checkpoint; print the card, then write what was asked for.
 
     episodes, probe_episodes: measured, and for the state probe to learn from; splits of the dataset or first:end, by
-    default "test" and "train". windows: about so many. steps: sampling steps, by default the checkpoint's. UserError
-    and BadData before anything is written.
+    default "test" and "train", or else those that the robot was not aligned with, and those that it was. windows: about
+    so many. steps: sampling steps, by default the checkpoint's. UserError and BadData before anything is written.
     """
     if min(windows, batch_size) < 1:
         raise UserError("--windows and --batch-size must be at least 1")
@@ -55,7 +55,7 @@ def evaluate_align(
         if path is not None and path.is_dir():
             raise UserError(f"{path} cannot be written: it is a folder")
     known, opened = load_robot(checkpoint, robot), open_dataset(dataset)
-    held_out = _episodes(opened, episodes, default="test", option="--episodes")
+    held_out = _held_out(opened, known, episodes)
     teaching = _teaching(opened, known, probe_episodes, held_out)
     known.generator.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     cut = read_windows(known, opened, held_out, camera=camera, limit=windows)
@@ -85,27 +85,58 @@ def evaluate_align(
     return found.card
 
 
-def _episodes(dataset: RobotDataset[Any], split: str | None, *, default: str, option: str) -> tuple[Any, ...]:
+def _held_out(dataset: RobotDataset[Any], robot: Robot, split: str | None) -> tuple[Any, ...]:
+    """What is measured. UserError if the robot was aligned with any of it, or if nothing is left."""
+    learned, others = _by_use(dataset, robot)
+    chosen = _episodes(dataset, split, default="test", otherwise=others if learned else ())
+    if not chosen:
+        raise UserError(
+            f"{dataset.root} has no split 'test', and no episode that says what the robot was not aligned with",
+            hint="--episodes FIRST:END, of episodes that were held out.",
+        )
+    _refuse_both("the robot was aligned with episodes that would be measured", learned, chosen, option="--episodes")
+    return chosen
+
+
+def _by_use(dataset: RobotDataset[Any], robot: Robot) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The dataset's episodes that the robot was aligned with, and the others."""
+    names = {episode.index: episode_name(dataset.root, episode) for episode in dataset.episodes}
+    known = {index for index, name in names.items() if name in robot.learned_from}
+    return tuple(e for e in dataset.episodes if e.index in known), tuple(
+        e for e in dataset.episodes if e.index not in known
+    )
+
+
+def _episodes(
+    dataset: RobotDataset[Any], split: str | None, *, default: str, otherwise: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Those that are named; else the split `default`; where there is none, `otherwise`."""
     if split is not None:
         return dataset.episodes_of(split)
     try:
         return dataset.episodes_of(default)
-    except UserError as error:
-        raise UserError(f"{dataset.root} has no split '{default}'", hint=f"{option} FIRST:END. {error.hint}") from error
+    except UserError:
+        return otherwise
+
+
+def _refuse_both(what: str, one: Sequence[Any], other: Sequence[Any], *, option: str) -> None:
+    """UserError if an episode is in both."""
+    both = sorted({episode.index for episode in one} & {episode.index for episode in other})
+    if both:
+        listed = ", ".join(map(str, both[:10])) + (", …" if len(both) > 10 else "")
+        raise UserError(f"{what}: {listed}", hint=f"Name others with {option} FIRST:END.")
 
 
 def _teaching(dataset: RobotDataset[Any], robot: Robot, split: str | None, held_out: Sequence[Any]) -> tuple[Any, ...]:
     """What the state probe learns from; none where there is no state to read. UserError if any is measured, too."""
     if not dataset.state_keys and not held_names(robot.embodiment):
         return ()
-    teaching = _episodes(dataset, split, default="train", option="--probe-episodes")
-    both = sorted({episode.index for episode in teaching} & {episode.index for episode in held_out})
-    if both:
-        listed = ", ".join(map(str, both[:10])) + (", …" if len(both) > 10 else "")
-        raise UserError(
-            f"the state probe would learn from episodes that are measured: {listed}",
-            hint="Name others with --probe-episodes FIRST:END.",
-        )
+    teaching = _episodes(dataset, split, default="train", otherwise=_by_use(dataset, robot)[0])
+    if not teaching:
+        raise UserError(f"{dataset.root} has no split 'train' for the state probe", hint="--probe-episodes FIRST:END.")
+    _refuse_both(
+        "the state probe would learn from episodes that are measured", teaching, held_out, option="--probe-episodes"
+    )
     return teaching
 
 

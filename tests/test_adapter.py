@@ -90,6 +90,17 @@ def test_controls_that_change_nothing_give_zeros_whatever_the_weights() -> None:
     assert [bool(row.any()) for row in codes] == [False] * 2 + [True] * HISTORY + [False] * 2
 
 
+def test_a_command_to_an_arm_that_only_trembled_is_no_earthquake() -> None:
+    recordings = episodes(8)
+    for recording in recordings:
+        recording.controls[:, 1] *= 1e-5
+    adapter, embodiment = learned(recordings, shown(recordings))
+    usual = np.abs(np.concatenate(shown(recordings))).max()
+    command = np.repeat([[0.0, 0.3, 0.0]], 4, axis=0).astype(np.float32)
+    made = adapter.codes(adapter_inputs(embodiment, command, np.zeros(3, np.float32)))
+    assert np.abs(made).max() < 0.01 * usual
+
+
 def test_few_episodes_are_not_learned_by_heart() -> None:
     """The codes are noise: after two episodes, or a single one, nothing is said rather than something wrong."""
     for count in (1, 2):

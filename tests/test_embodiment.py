@@ -242,6 +242,18 @@ def test_changes_are_scaled_by_their_quantiles() -> None:
     assert scale_of[4][0] > 1.5 * scale_of[1][0], "four rows move further than one"
 
 
+@pytest.mark.parametrize(("unit", "compared"), [("rad", True), ("", False)])
+def test_an_arm_that_only_trembled_is_scaled_by_the_one_that_moved(unit: str, compared: bool) -> None:
+    moves = np.random.default_rng(0).normal(size=(2000, 2)) * (1.0, 1e-4)
+    groups = (ControlGroup("right", 0, 1, "delta", unit=unit), ControlGroup("left", 1, 2, "delta", unit=unit))
+    fitted = RobotEmbodiment("robot", ("right", "left"), RATE, groups).fitted([moves])
+    command = fitted.normalised(np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]))[1]
+    right, left = command.tolist()
+    assert left == pytest.approx(min(3, 10 * right) if compared else 3), "without a unit nothing says what is much"
+    trembling = fitted.normalised(moves[:4])[:, 1]
+    assert (np.abs(trembling).max() < 0.01) == compared
+
+
 def test_outliers_end_at_three() -> None:
     embodiment = one_group("delta", 1).fitted([np.random.default_rng(0).uniform(-1, 1, (500, 1))], chunk=1)
     values = embodiment.normalised(np.array([[50.0], [-50], [0.5]]))

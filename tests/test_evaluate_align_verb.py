@@ -52,7 +52,8 @@ def world(generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     turned = np.random.default_rng(0).normal(size=(len(NAMES), VALUES))
     codes = [np.diff(one.states, axis=0) @ turned for one in RECORDINGS if one.states is not None]
     adapter = learn_adapter(body, RECORDINGS, codes, code_scale=(1.0,) * VALUES)
-    write_robot(write(generator, tmp_path), body, adapter=adapter, network=None, base=generator.model)
+    folder, names = write(generator, tmp_path), [f"whole episode {number}" for number in range(3)]
+    write_robot(folder, body, learned_from=names, adapter=adapter, network=None, base=generator.model)
     write_dataset(tmp_path / "robot")
     return tmp_path
 
@@ -96,5 +97,14 @@ def test_what_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "only robot episode 4 can be measured" in said("--episodes", "4:5")
     write_dataset(world / "others", names=("x", "y", "grip"))
     assert "the controls of 'square' are x, y, opening" in said(dataset="others")
-    write_dataset(world / "whole", splits={"train": 5})
-    assert "no split 'test'" in said(dataset="whole") and "--episodes" in said(dataset="whole")
+    write_dataset(world / "untold", splits={"train": 5})
+    assert "no split 'test'" in said(dataset="untold") and "--episodes" in said(dataset="untold")
+
+
+def test_what_it_was_aligned_with_is_not_measured(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(world / "whole", splits={"all": 5})
+    assert run(world, "--episodes", "2:5", dataset="whole") == 2
+    assert "aligned with episodes that would be measured: 2" in capsys.readouterr().err
+    assert run(world, "--windows", "2", "--json", str(world / "card.json"), dataset="whole") == 0
+    card = json.loads((world / "card.json").read_text())
+    assert (card["episodes"], card["state"]["probe_episodes"]) == (2, 3)
