@@ -79,7 +79,7 @@ class RobotEmbodiment:
 
     @property
     def alike(self) -> np.ndarray:
-        """(C,): the same number for changes that can be compared: of one kind and unit, or of one group without unit."""
+        """(C,): the same number for changes that compare: of one kind and unit, or of one group without a unit."""
         kinds = [
             (group.kind, group.rotation, group.unit or group.name)
             for group in self.groups
