@@ -32,6 +32,12 @@ _GAIN = 0.25
 the camera's motion is missed, everything seems to move, and asinh bounds what that gives."""
 
 
+SQUARES_MOMENTUM = 0.01
+"""Share of each training batch in `flow_squares`."""
+MOST_GAIN = 2.0
+"""A forecast's motions are at most so many times the decoder's, which early in training says next to nothing."""
+
+
 @dataclass
 class Stabilised:
     """A pair with the camera's motion and exposure taken out, and nothing learned yet."""
@@ -82,11 +88,14 @@ class LatentActionModel(nn.Module):
 
     frequencies: Tensor
     """(D / 2, 2 * 8 * 8)."""
+    flow_squares: Tensor
+    """(2,): mean squares of the motion that the decoder predicts and of what is seen, as training goes."""
 
     def __init__(self, config: LamModelConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("frequencies", _GAIN * low_frequencies(config.latent_dim // 2), persistent=False)
+        self.register_buffer("flow_squares", torch.ones(2))
         self.encoder = _Encoder(config, learned=config.latent_dim - len(self.frequencies))
         self.decoder = _Decoder(config)
         self.label_head = nn.Linear(config.latent_dim, config.label_dim) if config.label_dim else None
@@ -124,11 +133,15 @@ class LatentActionModel(nn.Module):
     def forecast(self, carried: Carried, codes: Tensor) -> tuple[Tensor, Carried]:
         """What has become of a frame, codes (B, T, D + K) -> the T next frames (B, T, 3, H, W), clamped, and the same.
 
-        As `decode` time and again, with two differences, as small errors add up. Motions are composed, and the frame
-        that is carried is resampled once, so that it stays sharp. And what the decoder says to no action is taken from
-        what it says to an action, so that codes of zeros leave the frame as it is.
+        As `decode` time and again, with three differences, as small errors add up. Motions are composed, and the frame
+        that is carried is resampled once, so that it stays sharp. What the decoder says to no action is taken from what
+        it says to an action, so that codes of zeros leave the frame as it is. And its motions are made as large as what
+        was seen in training: the mean of what may happen, which a decoder learns, is smaller, and what moves too little
+        in one frame is not where the next latent action moves it.
         """
         config, frame = self.config, carried.frame
+        predicted, measured = self.flow_squares.unbind()
+        gain = (measured / predicted).sqrt().clamp(1, MOST_GAIN)
         size = (frame.shape[-2], frame.shape[-1])
         small = resized(frame, (config.height, config.width))
         places, added, tones, frames = carried.places, carried.added, carried.tones, []
@@ -140,7 +153,7 @@ class LatentActionModel(nn.Module):
             both = torch.cat((action, torch.zeros_like(action)))
             flow, change, _ = self.decoder(moved.repeat(2, 1, 1, 1), both)
             flow, change = (told - untold for told, untold in (flow.chunk(2), change.chunk(2)))
-            places, added = warp(before, flow).split((2, 3), dim=1)
+            places, added = warp(before, gain * flow).split((2, 3), dim=1)
             added = added + 2 * change
             frames.append((_at(frame, resized(places, size), tones) + resized(added, size)).clamp(-1, 1))
         return torch.stack(frames, dim=1), Carried(frame, places, added, tones)
@@ -151,6 +164,8 @@ class LatentActionModel(nn.Module):
         posterior = self._posterior(stabilised, frames[:, 1])
         code = posterior.sample() if sample else posterior.code
         flow, change, feature_change = self.decoder(stabilised.first, code[:, : self.config.latent_dim])
+        if self.training:
+            self._follow(flow.detach(), stabilised.flow)
         return MotionOutput(
             posterior=posterior,
             code=code,
@@ -173,6 +188,14 @@ class LatentActionModel(nn.Module):
         flow = local_flow(moved, second, self.config.flow_grid)
         camera = torch.cat((motion, exposure), dim=1)
         return Stabilised(camera, moved, seen, flow * F.interpolate(seen, size=flow.shape[-2:]))
+
+    @torch.no_grad()
+    def _follow(self, predicted: Tensor, measured: Tensor) -> None:
+        squares = torch.stack((predicted.float().square().mean(), measured.float().square().mean()))
+        usable = squares.isfinite().all()
+        self.flow_squares.copy_(
+            torch.where(usable, self.flow_squares.lerp(squares, SQUARES_MOMENTUM), self.flow_squares)
+        )
 
     def _posterior(self, pair: Stabilised, second: Tensor) -> Posterior:
         before, after = texture(grey(pair.first)) * pair.seen, texture(grey(second)) * pair.seen

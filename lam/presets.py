@@ -172,7 +172,9 @@ def tiny() -> LamConfig:
         loss=LamLossConfig(kl_weight=1e-5),
         data=LamDataConfig(gap_seconds=(0.1, 0.2), buffer_pairs=4096),
         augment=_NO_AUGMENTATION,
-        training=TrainingConfig(steps=900, batch_size=32, learning_rate=1e-3, log_every=50),
+        training=TrainingConfig(
+            steps=900, batch_size=32, optimizer="muon", learning_rate=3e-3, warmup_steps=50, log_every=50
+        ),
     )
 
 

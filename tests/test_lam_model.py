@@ -278,6 +278,32 @@ def test_a_forecast_takes_what_no_action_says_from_what_an_action_says():
 
 
 @torch.no_grad()
+def test_a_forecasts_motions_are_as_large_as_what_training_saw():
+    model, first = small_model(), hand_pairs(still())[:, 0] / 4
+    model.decoder.change.weight.zero_(), model.decoder.change.bias.zero_()
+    code = torch.cat((torch.randn(3, 5), torch.zeros(3, 10)), dim=-1)
+    flow = model.decoder(first, code[:, :5])[0] - model.decoder(first, torch.zeros(3, 5))[0]
+    for squares, gain in (((1.0, 2.25), 1.5), ((4.0, 1.0), 1.0), ((1e-6, 1.0), 2.0)):
+        model.flow_squares.copy_(torch.tensor(squares))
+        made = forecast(model, first, code[:, None])[:, 0]
+        torch.testing.assert_close(made, warp(first, gain * flow).clamp(-1, 1), atol=1e-4, rtol=0)
+
+
+def test_training_measures_how_large_motions_are_and_nothing_else_does():
+    model, frames = small_model().eval(), hand_pairs(moving())
+    with torch.no_grad():
+        model(frames, sample=False)
+        assert model.flow_squares.tolist() == [1, 1]
+        model.train()
+        for _ in range(500):
+            output = model(frames, sample=False)
+    expected = torch.stack((output.flow.square().mean(), output.stabilised.flow.square().mean()))
+    torch.testing.assert_close(model.flow_squares, expected, rtol=0.05, atol=0.05)
+    model(torch.full_like(frames, torch.nan), sample=False)
+    assert model.flow_squares.isfinite().all()
+
+
+@torch.no_grad()
 def test_light_adds_up_in_a_forecast():
     model, first = new_model(), hand_pairs(still())[:, 0] / 4
     codes = told([0.0], [0.0], [0.0])
