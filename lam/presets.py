@@ -218,10 +218,11 @@ def dreamdojo() -> LamConfig:
 
 
 def dreamdojo_tiny() -> LamConfig:
-    """DreamDojo's network, loss and augmentation at the size, data and steps of `tiny`: the baseline beside it."""
+    """DreamDojo's network, loss, optimizer and augmentation at the size, data and steps of `tiny`: the baseline."""
     ours = tiny()
     model = replace(ours.model, design="dreamdojo", channels=152, encoder_blocks=3)
-    return replace(ours, model=model, loss=LamLossConfig(), augment=_PUBLISHED_AUGMENTATION)
+    training = replace(ours.training, optimizer="adamw", learning_rate=1e-3, warmup_steps=100)
+    return replace(ours, model=model, loss=LamLossConfig(), augment=_PUBLISHED_AUGMENTATION, training=training)
 
 
 PRESETS = {"tiny": tiny, "small": small, "base": base, "dreamdojo-tiny": dreamdojo_tiny, "dreamdojo": dreamdojo}
