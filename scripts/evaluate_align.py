@@ -132,11 +132,13 @@ def _teaching(dataset: RobotDataset[Any], robot: Robot, split: str | None, held_
     if not dataset.state_keys and not held_names(robot.embodiment):
         return ()
     teaching = _episodes(dataset, split, default="train", otherwise=_by_use(dataset, robot)[0])
+    if split is None:
+        measured = {episode.index for episode in held_out}
+        teaching = tuple(episode for episode in teaching if episode.index not in measured)
     if not teaching:
-        raise UserError(f"{dataset.root} has no split 'train' for the state probe", hint="--probe-episodes FIRST:END.")
-    _refuse_both(
-        "the state probe would learn from episodes that are measured", teaching, held_out, option="--probe-episodes"
-    )
+        raise UserError(f"{dataset.root} leaves no episodes for the state probe", hint="--probe-episodes FIRST:END.")
+    what = "the state probe would learn from episodes that are measured"
+    _refuse_both(what, teaching, held_out, option="--probe-episodes")
     return teaching
 
 

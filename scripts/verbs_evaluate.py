@@ -159,8 +159,8 @@ def evaluate_align(words: list[str], program: str) -> None:
             robot: Which of the checkpoint's robots; may be left out where there is only one.
             episodes: What is measured: a split of the dataset, or first:end; by default its split "test", or else
                 those that the robot was not aligned with.
-            probe_episodes: What the probe of the state learns from, none of it measured; by default the split "train",
-                or else those that the robot was aligned with.
+            probe_episodes: What the probe of the state learns from, none of it measured; by default what else the
+                split "train" has, or else those that the robot was aligned with.
             windows: At most about so many windows as long as those of training, spread over the episodes.
             camera: Which camera, where there are several.
             steps: Sampling steps per latent; by default as the model was trained for.

@@ -91,7 +91,7 @@ def test_what_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> Non
         return capsys.readouterr().err
 
     assert "learn from episodes that are measured: 3" in said("--probe-episodes", "0:4")
-    assert "learn from episodes that are measured: 0, 1, 2" in said("--episodes", "train")
+    assert "leaves no episodes for the state probe" in said("--episodes", "train")
     assert "no robot 'sqare'" in said("--robot", "sqare")
     assert "must be at least 1" in said("--windows", "0")
     assert "only robot episode 4 can be measured" in said("--episodes", "4:5")
@@ -102,7 +102,7 @@ def test_what_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_it_was_aligned_with_is_not_measured(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_dataset(world / "whole", splits={"all": 5})
+    write_dataset(world / "whole", splits={"train": 5})
     assert run(world, "--episodes", "2:5", dataset="whole") == 2
     assert "aligned with episodes that would be measured: 2" in capsys.readouterr().err
     assert run(world, "--windows", "2", "--json", str(world / "card.json"), dataset="whole") == 0
