@@ -136,6 +136,8 @@ def _numbers(card: AlignCard) -> dict[str, float]:
     for kind, error in (card.state.errors if card.state else {}).items():
         if error.overall:
             found[f"state error, {kind}"] = error.overall.value
+        if kind == "true":
+            found |= {f"state error of {column}": one.value for column, one in error.columns.items()}
     for kind, like in card.foreground.rows.items():
         if like.cosine:
             found[f"foreground cosine, {kind}"] = like.cosine.value
