@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from common.intervals import Interval
-from video_model.video_card import RELATIONS, ZERO_MOTION, Fidelity, Followed, Gate
+from video_model.video_card import ZERO_MOTION, Fidelity, Followed, Gate, gate_of
 
 PROTOCOL = "align-1"
 STATE_ERROR = 0.8
@@ -121,19 +121,14 @@ def gates(
     true, copy, shuffled = (fidelity[name].psnr.mean.value for name in ("true", "copy", "shuffled"))
     told = [_value(errors[name].overall) if name in errors else None for name in ("true", "shuffled")]
     return (
-        _gate("PSNR, true controls, over copying", true, "≥", copy),
-        _gate("PSNR, true controls, over another episode's", true, ">", shuffled),
-        _gate("state error, true controls, below another episode's", told[0], "<", told[1]),
-        _gate("state error, true controls, below standing still", told[0], "≤", STATE_ERROR),
-        _gate("cosine with opposite controls", _value(foreground.rows["opposite"].cosine), "<", 0.0),
-        _gate("motion with neutral controls", _value(zero_motion), "≤", ZERO_MOTION),
+        gate_of("PSNR, true controls, over copying", true, "≥", copy),
+        gate_of("PSNR, true controls, over another episode's", true, ">", shuffled),
+        gate_of("state error, true controls, below another episode's", told[0], "<", told[1]),
+        gate_of("state error, true controls, below standing still", told[0], "≤", STATE_ERROR),
+        gate_of("cosine with opposite controls", _value(foreground.rows["opposite"].cosine), "<", 0.0),
+        gate_of("motion with neutral controls", _value(zero_motion), "≤", ZERO_MOTION),
     )
 
 
 def _value(interval: Interval | None) -> float | None:
     return None if interval is None else interval.value
-
-
-def _gate(name: str, value: float | None, relation: str, limit: float | None) -> Gate:
-    passed = None if value is None or limit is None else RELATIONS[relation](value, limit)
-    return Gate(name, value, relation, limit, passed)

@@ -15,23 +15,21 @@ from torch import Tensor
 from align.align_card import AlignCard, StateError, StateFollowing, gates
 from align.one_at_a_time import Strip, try_controls
 from align.state_probe import StateProbe
-from align.subject import RobotSubject, as_pictures
+from align.subject import RobotSubject
 from align.told_controls import RobotWindow, told_controls
-from common.intervals import Interval, clip_mean, interval_of, resamples
-from common.metrics import psnr, ssim
-from video_model.evaluate import Film, Tally, score_curve
-from video_model.films import as_films, checked
-from video_model.following import LEAST_PATH, cosine, frame_change, motion_of, root_mean_square, size_ratio
+from common.intervals import clip_mean, ratio, root_ratio
+from video_model.evaluate import Film, Tally, alike, followed, near, score_curve
+from video_model.films import as_films, as_pictures, checked
+from video_model.following import LEAST_PATH, frame_change, motion_of, root_mean_square
 from video_model.hand_probe import column_r2
 from video_model.held_out import other_clips
-from video_model.video_card import Fidelity, Followed, Likeness
+from video_model.scorers import Scorers
+from video_model.video_card import Fidelity
 
 READABLE = 0.5
 """R² on real frames that the probe must reach for a column to count."""
 STARTS = 8
 """First frames that the controls are tried from, at most."""
-LEAST = 1e-12
-"""What is divided by, where an episode in which nothing changes is drawn alone."""
 FOLLOWED = ("true", "opposite", "zero", "shuffled")
 SHOWN = ("truth", *FOLLOWED)
 
@@ -89,8 +87,10 @@ def measure(
         for name in made
         if name != "truth"
     }
-    zero_motion = _ratio(tally.of("change/zero"), tally.of("change/true"), episodes, seed)
-    foreground = _followed(tally, episodes, seed)
+    zero_motion = ratio(tally.of("change/zero"), tally.of("change/true"), episodes, seed=seed)
+    foreground = followed(
+        tally, "path", FOLLOWED, lambda values: clip_mean(values, episodes, seed=seed), least=LEAST_PATH
+    )
     state = _state_following(tally, list(made), episodes, probe, source=source, seed=seed) if probe else None
     readable = [name for name in state.r2 if name not in state.unread] if state else []
     tried = [windows[row] for row in _spread(len(windows), starts)]
@@ -139,14 +139,10 @@ def _compare(tally: Tally, made: dict[str, Tensor]) -> None:
     for name, film in made.items():
         if name == "truth":
             continue
-        pictures, reference = ((frames[:, 1:].flatten(0, 1) + 1) / 2 for frames in (film, truth))
-        for score, function in (("psnr", psnr), ("ssim", ssim)):
-            tally.add(f"{score}/{name}", function(pictures, reference).unflatten(0, (len(film), -1)))
+        near(tally, name, film[:, 1:], truth[:, 1:], Scorers())
         tally.add(f"change/{name}", frame_change(film))
         if name in FOLLOWED:
-            path = motion_of(film).path
-            tally.add(f"cosine/{name}", cosine(path, moved))
-            tally.add(f"size/{name}", size_ratio(path, moved))
+            alike(tally, f"path/{name}", motion_of(film).path, moved)
 
 
 def _read_states(tally: Tally, made: dict[str, Tensor], windows: Sequence[RobotWindow], probe: StateProbe) -> None:
@@ -185,9 +181,11 @@ def _state_following(
     for kind in names:
         off = tally.of(f"state/{kind}")
         errors[kind] = StateError(
-            overall=_root_ratio(off[:, read].mean(1), copied[:, read].mean(1), episodes, seed) if read else None,
+            overall=root_ratio(off[:, read].mean(1), copied[:, read].mean(1), episodes, seed=seed) if read else None,
             columns={
-                probe.names[column]: _root_ratio(off[:, column], copied[:, column], episodes, seed) for column in read
+                probe.names[column]: found
+                for column in read
+                if (found := root_ratio(off[:, column], copied[:, column], episodes, seed=seed))
             },
         )
     return StateFollowing(source, probe.episodes, r2, unread, errors)
@@ -196,39 +194,3 @@ def _state_following(
 def _spread(count: int, chosen: int) -> list[int]:
     """At most `chosen` of `count` places, evenly."""
     return np.linspace(0, count - 1, min(chosen, count)).round().astype(int).tolist()
-
-
-def _followed(tally: Tally, episodes: Sequence[str], seed: int) -> Followed:
-    still = tally.of("path") < LEAST_PATH
-    rows = {
-        name: Likeness(
-            *(
-                clip_mean(np.where(still, np.nan, tally.of(f"{part}/{name}")), episodes, seed=seed)
-                for part in ("cosine", "size")
-            )
-        )
-        for name in FOLLOWED
-    }
-    return Followed(rows, windows=len(still), still=int(still.sum()))
-
-
-def _by_episode(values: np.ndarray, episodes: Sequence[str]) -> np.ndarray:
-    """The mean of each episode's windows: (W,) -> (episodes,)."""
-    _, episode_of = np.unique(np.asarray(episodes), return_inverse=True)
-    return np.bincount(episode_of, weights=values) / np.bincount(episode_of)
-
-
-def _ratio(values: np.ndarray, over: np.ndarray, episodes: Sequence[str], seed: int) -> Interval | None:
-    """Sum over sum, whole episodes resampled; None where there is nothing to divide by."""
-    above, below = _by_episode(values, episodes), _by_episode(over, episodes)
-    if not below.sum():
-        return None
-    drawn = resamples(len(below), seed=seed)
-    return interval_of((drawn @ above) / (drawn @ np.maximum(below, LEAST)))
-
-
-def _root_ratio(squares: np.ndarray, over: np.ndarray, episodes: Sequence[str], seed: int) -> Interval:
-    """The same for roots of sums of squares. `over` is not all zero: readable states move."""
-    ratio = _ratio(squares, over, episodes, seed)
-    assert ratio is not None
-    return Interval(*(value**0.5 for value in (ratio.value, ratio.low, ratio.high)))

@@ -13,9 +13,9 @@ from torch import Tensor
 from align.align_card import ControlEffect, ControlTrials
 from align.embodiment import CHUNK, RobotEmbodiment
 from align.state_probe import StateProbe
-from align.subject import RobotSubject, as_pictures
+from align.subject import RobotSubject
 from align.told_controls import RobotWindow, controls_of
-from video_model.films import as_films
+from video_model.films import as_films, as_pictures
 from video_model.following import motion_of
 
 STEPS = 12

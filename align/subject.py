@@ -33,8 +33,3 @@ class RobotSubject:
         """Films (B, 1 + T, 3, H, W), checked as `checked` does."""
         shape = torch.Size((len(first), 1 + controls.shape[1], *first.shape[1:]))
         return checked(self.drive(first, controls, before, seed), shape)
-
-
-def as_pictures(frames: Tensor) -> np.ndarray:
-    """(..., 3, H, W) in [-1, 1] -> uint8 (..., H, W, 3)."""
-    return ((frames + 1) * 127.5).round().clamp(0, 255).byte().cpu().movedim(-3, -1).numpy()

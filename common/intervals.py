@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
+LEAST = 1e-12
+"""What is divided by, where a clip in which nothing changes is drawn alone."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,23 @@ def clip_mean(values: np.ndarray, clips: Sequence[str], *, seed: int = 0) -> Int
     known = ~np.isnan(values)
     if not known.any():
         return None
-    _, clip_of = np.unique(np.asarray(clips)[known], return_inverse=True)
-    of_clip = np.bincount(clip_of, weights=values[known]) / np.bincount(clip_of)
-    return interval_of(resamples(len(of_clip), seed=seed) @ of_clip / len(of_clip))
+    return interval_of(resampled_means(values[known], np.asarray(clips)[known].tolist(), seed=seed))
+
+
+def resampled_means(values: np.ndarray, clips: Sequence[str], *, seed: int = 0) -> np.ndarray:
+    """Mean over the clips of each clip's mean, and that of each resample: values (W, ...), no NaN -> (1 + R, ...)."""
+    _, clip_of = np.unique(np.asarray(clips), return_inverse=True)
+    of_clip = np.stack([values[clip_of == clip].mean(0) for clip in range(clip_of.max() + 1)])
+    return np.tensordot(resamples(len(of_clip), seed=seed), of_clip, axes=1) / len(of_clip)
+
+
+def ratio(values: np.ndarray, over: np.ndarray, clips: Sequence[str], *, seed: int = 0) -> Interval | None:
+    """Mean (W,) over mean (W,), whole clips resampled; None where there is nothing to divide by."""
+    above, below = (resampled_means(one, clips, seed=seed) for one in (values, over))
+    return interval_of(above / np.maximum(below, LEAST)) if below[0] else None
+
+
+def root_ratio(squares: np.ndarray, over: np.ndarray, clips: Sequence[str], *, seed: int = 0) -> Interval | None:
+    """The root of `ratio`, of squares."""
+    found = ratio(squares, over, clips, seed=seed)
+    return found and Interval(*(value**0.5 for value in (found.value, found.low, found.high)))

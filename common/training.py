@@ -105,6 +105,36 @@ class StopSignals:
         print(f"{signal.Signals(number).name}: saving after this step; once more to leave at once", file=sys.stderr)
 
 
+def data_position(training: TrainingConfig, step: int, accelerator: Accelerator) -> DataPosition:
+    """Where this rank's data goes on before optimizer step `step`. UserError if the batch cannot be shared out."""
+    parts = accelerator.num_processes * training.accumulation
+    batch_size, rest = divmod(training.batch_size, parts)
+    if rest or not batch_size:
+        raise UserError(
+            f"training.batch_size {training.batch_size} does not divide by {accelerator.num_processes} "
+            f"processes x {training.accumulation} accumulation"
+        )
+    return DataPosition(
+        first_batch=step * training.accumulation,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def agree(sums: dict[str, Tensor], *, stop: bool, accelerator: Accelerator) -> tuple[dict[str, float], bool, bool]:
+    """One reduction over ranks: mean of each number, whether any rank must stop, whether any is not finite.
+
+    Finite must be `loss` and `gradient_norm`, which are among the sums.
+    """
+    finite = torch.isfinite(sums["loss"]) & torch.isfinite(sums["gradient_norm"])
+    flags = torch.tensor([float(stop), 0.0], device=accelerator.device)
+    flags[1] = (~finite).float()
+    numbers = torch.stack([value.to(accelerator.device).float() for value in sums.values()])
+    together = cast(Tensor, accelerator.reduce(torch.cat([flags, numbers]), "mean")).tolist()
+    return dict(zip(sums, together[2:], strict=True)), together[0] > 0, together[1] > 0
+
+
 def fit(stage: Stage, training: TrainingConfig, out: Path) -> Path:
     """Train until `training.steps`, or go on from the newest checkpoint in `out`; returns the last checkpoint's folder.
 
@@ -150,7 +180,7 @@ class _Fit:
             )
         try:
             with StopSignals() as signals:
-                batches = self.stage.batches(self._position())
+                batches = self.stage.batches(data_position(self.training, self.progress.step, self.accelerator))
                 while self.progress.step < self.training.steps:
                     self._step(batches, signals)
                     self._between_steps(log)
@@ -158,21 +188,6 @@ class _Fit:
             if log:
                 log.close()
         return self._folder()
-
-    def _position(self) -> DataPosition:
-        parts = self.accelerator.num_processes * self.training.accumulation
-        batch_size, rest = divmod(self.training.batch_size, parts)
-        if rest or not batch_size:
-            raise UserError(
-                f"training.batch_size {self.training.batch_size} does not divide by {self.accelerator.num_processes} "
-                f"processes x {self.training.accumulation} accumulation"
-            )
-        return DataPosition(
-            first_batch=self.progress.step * self.training.accumulation,
-            batch_size=batch_size,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
 
     def _step(self, batches: Iterator[Any], signals: StopSignals) -> None:
         """One optimizer step; a non-finite loss or gradient leaves the weights as they are."""
@@ -199,7 +214,7 @@ class _Fit:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
         sums["gradient_norm"] = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-        values, self.stop, bad = self._agree(sums, stop=signals.received is not None)
+        values, self.stop, bad = agree(sums, stop=signals.received is not None, accelerator=self.accelerator)
         if bad:
             self._skip(clips)
         else:
@@ -208,15 +223,6 @@ class _Fit:
         self.progress.step += 1
         self.clock.steps += 1
         self.clock.busy += time.monotonic() - started
-
-    def _agree(self, sums: dict[str, Tensor], *, stop: bool) -> tuple[dict[str, float], bool, bool]:
-        """One reduction over ranks: mean of each number, whether any rank must stop, whether any loss is not finite."""
-        finite = torch.isfinite(sums["loss"]) & torch.isfinite(sums["gradient_norm"])
-        flags = torch.tensor([float(stop), 0.0], device=self.accelerator.device)
-        flags[1] = (~finite).float()
-        numbers = torch.stack([value.to(self.accelerator.device).float() for value in sums.values()])
-        together = cast(Tensor, self.accelerator.reduce(torch.cat([flags, numbers]), "mean")).tolist()
-        return dict(zip(sums, together[2:], strict=True)), together[0] > 0, together[1] > 0
 
     def _update(self, values: dict[str, float]) -> None:
         for group in self.optimizer.param_groups:

@@ -6,7 +6,7 @@ from align.align_card import AlignCard, ControlEffect, StateFollowing
 from align.evaluate import READABLE
 from common.folders import printable
 from common.intervals import Interval
-from scripts.card_print import Cell, Table, card_console, print_gates, print_tables
+from scripts.card_print import Cell, Table, card_console, gates_said, print_gates, print_tables
 from scripts.card_words import spread, written
 
 NAMES = {
@@ -168,10 +168,7 @@ def unread(card: AlignCard) -> str:
 
 def verdict(card: AlignCard) -> str:
     """What the card says, in a few sentences."""
-    missed = [gate.name for gate in card.gates if gate.passed is False]
-    measured = sum(gate.passed is not None for gate in card.gates)
-    said = f"misses {len(missed)} of {measured} gates ({'; '.join(missed)})" if missed else f"misses none of {measured}"
-    parts = [f"{card.robot} in {card.model}, on {card.data}, {said}{'' if missed else ' gates'}."]
+    parts = [f"{card.robot} in {card.model}, on {card.data}, {gates_said(card.gates)}."]
     error = card.state.errors["true"].overall if card.state else None
     floor = card.state.errors["truth"].overall if card.state else None
     if error and floor:

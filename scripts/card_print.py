@@ -64,6 +64,15 @@ def print_gates(console: Console, gates: Iterable[Gate]) -> None:
         console.print(f"{mark}  {escape(gate_text(gate))}", highlight=False)
 
 
+def gates_said(gates: Iterable[Gate]) -> str:
+    """What they say together: "misses 1 of 4 gates (…)"."""
+    missed = [gate.name for gate in gates if gate.passed is False]
+    measured = sum(gate.passed is not None for gate in gates)
+    if not missed:
+        return f"misses none of {measured} gates"
+    return f"misses {len(missed)} of {measured} gates ({'; '.join(missed)})"
+
+
 def gate_text(gate: Gate) -> str:
     """The gate, its number and its limit."""
     if gate.value is None or gate.limit is None:

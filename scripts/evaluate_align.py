@@ -23,6 +23,7 @@ from common.checkpoints import write_text
 from common.errors import BadData, UserError
 from scripts.align_page import align_page
 from scripts.align_table import print_card
+from scripts.verb_options import check_outputs
 
 PROBE_FRAMES, PROBE_STEPS = 6000, 1200
 """That the state probe learns from, about, and optimizer steps for which it learns."""
@@ -51,9 +52,7 @@ def evaluate_align(
     """
     if min(windows, batch_size) < 1:
         raise UserError("--windows and --batch-size must be at least 1")
-    for path in (json_path, html_path):
-        if path is not None and path.is_dir():
-            raise UserError(f"{path} cannot be written: it is a folder")
+    check_outputs(json_path, html_path)
     known, opened = load_robot(checkpoint, robot), open_dataset(dataset)
     held_out = _held_out(opened, known, episodes)
     teaching = _teaching(opened, known, probe_episodes, held_out)

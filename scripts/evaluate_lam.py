@@ -24,6 +24,7 @@ from scripts.card_table import print_card
 from scripts.evaluation_data import open_evaluation_set, render_demo_set
 from scripts.lam_page import card_page
 from scripts.lam_pictures import films
+from scripts.verb_options import check_outputs
 
 NUISANCES = (0.5, 1.0, 2.0, 4.0)
 SWEEP_EPISODES = 12  # rendered at each strength
@@ -162,9 +163,7 @@ def _check_folders(
         raise UserError(f"--probe-onto {onto} is what the probes are learned on", hint="Give another folder.")
     if split is not None and not any(map(is_lerobot, data)):
         raise UserError(f"--split {split} is for LeRobot datasets, and none is given")
-    for path in outputs:
-        if path is not None and (path.is_dir() or any(parent.is_file() for parent in path.parents)):
-            raise UserError(f"{path} cannot be written: it, or what it lies in, is there already")
+    check_outputs(*outputs)
 
 
 def _left_out_of_training(data: Sequence[Path], config: LamConfig | None) -> LeftOut:

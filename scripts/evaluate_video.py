@@ -11,6 +11,7 @@ from common.checkpoints import write_text
 from common.errors import BadData, UserError
 from common.folders import Clip, open_folder
 from scripts.demo_hands import human_demo, learn_to_find_hands, with_hands
+from scripts.verb_options import check_outputs
 from scripts.video_page import video_page
 from scripts.video_table import print_card
 from video_model.evaluate import FindHand, measure
@@ -48,12 +49,10 @@ def evaluate_video(
     """
     if min(windows, long_windows, batch_size) < 1:
         raise UserError("--windows, --long-windows and --batch-size must be at least 1")
-    for path in (json_path, html_path):
-        if path is not None and path.is_dir():
-            raise UserError(f"{path} cannot be written: it is a folder")
+    check_outputs(json_path, html_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator, known = load_generator(checkpoint).to(device), Labels.open(labels)
-    _check_labels(generator, known, labels)
+    check_labels(generator, known, labels)
     scorers = Scorers.open(lpips=lpips, fvd=fvd, device=device)
     clips = open_folder(data).clips
     known.require(clips)
@@ -74,7 +73,7 @@ def evaluate_video(
             bar.update()
 
         card, films = measure(
-            _subject(generator, str(checkpoint), known, steps=steps),
+            video_subject(generator, str(checkpoint), known, steps=steps),
             short,
             long,
             data=data.resolve().name,
@@ -93,7 +92,7 @@ def evaluate_video(
     return card
 
 
-def _check_labels(generator: Generator, known: Labels, folder: Path) -> None:
+def check_labels(generator: Generator, known: Labels, folder: Path) -> None:
     """UserError unless the labels are of the kind that the generator learned from."""
     learned = generator.embodiment(LATENT)
     if (known.latent_dim, known.camera_dim) != (learned.act_dim, learned.camera_dim):
@@ -109,7 +108,9 @@ def _check_labels(generator: Generator, known: Labels, folder: Path) -> None:
         )
 
 
-def _subject(generator: Generator, name: str, known: Labels, *, steps: int | None) -> VideoSubject:
+def video_subject(generator: Generator, name: str, known: Labels, *, steps: int | None) -> VideoSubject:
+    """steps: for each latent, by default the checkpoint's."""
+
     def roll(first: Tensor, actions: Tensor, seed: int) -> Tensor:
         return rollout(generator, first, actions, steps=steps, seed=seed)
 

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from common.folders import printable
+from common.intervals import Interval
 from scripts.card_print import Table, gate_text
 from scripts.page_plots import Line, animation, beside, line_plot
 from video_model.evaluate import Film
@@ -53,16 +54,26 @@ def curve_plot(
 ) -> str:
     """One line for each curve; that of the kind `band` with its intervals."""
     lines = [
-        Line(
-            names[kind],
-            x,
-            [value.value for value in curve.frames],
-            low=[value.low for value in curve.frames] if kind == band else (),
-            high=[value.high for value in curve.frames] if kind == band else (),
-            dashed=kind in dashed,
-        )
+        interval_line(names[kind], x, curve.frames, band=kind == band, dashed=kind in dashed)
         for kind, curve in curves.items()
     ]
+    return fitted_plot(lines, x_label=x_label, y_label=y_label)
+
+
+def interval_line(name: str, x: Sequence[float], y: Sequence[Interval], *, band: bool, dashed: bool) -> Line:
+    """band: with the intervals."""
+    return Line(
+        name,
+        x,
+        [value.value for value in y],
+        low=[value.low for value in y] if band else (),
+        high=[value.high for value in y] if band else (),
+        dashed=dashed,
+    )
+
+
+def fitted_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
+    """Limits that hold all lines and bands."""
     values = [value for line in lines for value in (*line.y, *line.low, *line.high)]
     edge = 0.05 * (max(values) - min(values)) + 1e-3
     return line_plot(lines, x_label=x_label, y_label=y_label, y_limits=(min(values) - edge, max(values) + edge))

@@ -31,6 +31,13 @@ def preset_named(words: list[str], program: str, presets: Mapping[str, Any]) -> 
     return name
 
 
+def check_outputs(*paths: Path | None) -> None:
+    """UserError, before all the work, for a file that could not be written after it."""
+    for path in paths:
+        if path is not None and (path.is_dir() or any(parent.is_file() for parent in path.parents)):
+            raise UserError(f"{path} cannot be written: it, or what it lies in, is there already")
+
+
 def list_bad(bad: Any) -> None:
     from common.folders import printable
 

@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from common.folders import printable
 from common.intervals import Interval
-from scripts.card_print import Cell, Table, card_console, print_gates, print_tables
+from scripts.card_print import Cell, Table, card_console, gates_said, print_gates, print_tables
 from scripts.card_words import spread, written
 from video_model.video_card import Fidelity, Followed, VideoCard
 
@@ -113,12 +113,9 @@ def _cell(value: Interval | float | None, form: str) -> Cell:
 
 def verdict(card: VideoCard) -> str:
     """What the card says, in a sentence."""
-    missed = [gate.name for gate in card.gates if gate.passed is False]
-    measured = sum(gate.passed is not None for gate in card.gates)
-    said = f"misses {len(missed)} of {measured} gates ({'; '.join(missed)})" if missed else f"misses none of {measured}"
     own = card.foreground.rows["own"].cosine
     follows = f", and follows its own actions with cosine {own.value:.2f}" if own else ""
-    return f"On {card.data} {card.model} {said}{'' if missed else ' gates'}{follows}."
+    return f"On {card.data} {card.model} {gates_said(card.gates)}{follows}."
 
 
 def print_card(card: VideoCard) -> None:

@@ -280,7 +280,8 @@ def test_a_forecast_takes_what_no_action_says_from_what_an_action_says():
 @torch.no_grad()
 def test_a_forecasts_motions_are_as_large_as_what_training_saw():
     model, first = small_model(), hand_pairs(still())[:, 0] / 4
-    model.decoder.change.weight.zero_(), model.decoder.change.bias.zero_()
+    for values in (model.decoder.change.weight, model.decoder.change.bias):
+        values.zero_()
     code = torch.cat((torch.randn(3, 5), torch.zeros(3, 10)), dim=-1)
     flow = model.decoder(first, code[:, :5])[0] - model.decoder(first, torch.zeros(3, 5))[0]
     for squares, gain in (((1.0, 2.25), 1.5), ((4.0, 1.0), 1.0), ((1e-6, 1.0), 2.0)):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.intervals import Interval, clip_mean
 from common.metrics import frechet_distance, psnr, ssim
-from video_model.films import VideoSubject, own_actions, roll_out, rolled, true_films
+from video_model.films import VideoSubject, as_pictures, own_actions, roll_out, rolled, true_films
 from video_model.following import (
     LEAST_PATH,
     LEAST_SHIFT,
@@ -37,6 +37,7 @@ FindHand = Callable[[Tensor], Tensor]
 """Films (B, 1 + T, 3, H, W) in [-1, 1] to the hand's places (B, 1 + T, 2), see `video_model.hand_probe`."""
 
 SEEDS = 4
+PICTURES_AT_ONCE = 256
 SEED_STEP = 1_000_003  # from one set of seeds to the next: no window meets another's seed
 LEAST_PLACE = 1 / 16
 """Half heights, two pixels of 64: windows in which the hand stays nearer to where it began are left out."""
@@ -104,11 +105,11 @@ def measure(
         zero_motion = mean(_finite(_by_clip(tally.of("change/zero"), clips) / _by_clip(tally.of("change/own"), clips)))
         spread, error = _by_clip(tally.of("variance"), clips), _by_clip(tally.of("error"), clips)
         diversity = mean(_finite(np.sqrt(spread / error)))
-    foreground = _followed(tally, "path", given, mean, least=LEAST_PATH)
+    foreground = followed(tally, "path", given, mean, least=LEAST_PATH)
     missing, hand = {}, None
     if "hand/truth/cosine" in tally.parts:
-        followed = _followed(tally, "hand", ["truth", *given], mean, least=LEAST_PLACE)
-        hand = Hand(followed, r2(tally.of("said").reshape(-1, 2), tally.of("known").reshape(-1, 2)))
+        places = followed(tally, "hand", ["truth", *given], mean, least=LEAST_PLACE)
+        hand = Hand(places, r2(tally.of("said").reshape(-1, 2), tally.of("known").reshape(-1, 2)))
     else:
         missing["hand"] = "where the hand is in these frames is not known"
     drift = _drift(subject, long_windows, scorers, batch_size=batch_size, seed=seed, progress=progress)
@@ -124,7 +125,7 @@ def measure(
         fidelity=fidelity,
         zero_motion=zero_motion,
         foreground=foreground,
-        camera=_followed(tally, "shift", given, mean, least=LEAST_SHIFT),
+        camera=followed(tally, "shift", given, mean, least=LEAST_SHIFT),
         hand=hand,
         drift=drift,
         diversity=diversity,
@@ -146,19 +147,19 @@ def _compare(
             tally.add(f"features/{name}", scorers.features(film))
         if name == "truth":
             continue
-        _near(tally, name, film[:, 1:], truth[:, 1:], scorers)
+        near(tally, name, film[:, 1:], truth[:, 1:], scorers)
         tally.add(f"change/{name}", frame_change(film))
         if name in ("copy", "tokenizer"):
             continue
         motion = motion_of(film)
-        _alike(tally, f"path/{name}", motion.path, moved.path)
-        _alike(tally, f"shift/{name}", motion.shift, moved.shift)
+        alike(tally, f"path/{name}", motion.path, moved.path)
+        alike(tally, f"shift/{name}", motion.shift, moved.shift)
         if find_hand and known is not None:
             way = _way(known, moved.camera)
-            _alike(tally, f"hand/{name}", _way(find_hand(film), motion.camera), way)
+            alike(tally, f"hand/{name}", _way(find_hand(film), motion.camera), way)
     if find_hand and known is not None:
         said, way = find_hand(truth), _way(known, moved.camera)
-        _alike(tally, "hand/truth", _way(said, moved.camera), way)
+        alike(tally, "hand/truth", _way(said, moved.camera), way)
         tally.add("hand", root_mean_square(way))
         tally.add("said", said)
         tally.add("known", known)
@@ -166,16 +167,18 @@ def _compare(
     tally.add("shift", root_mean_square(moved.shift))
 
 
-def _near(tally: Tally, name: str, film: Tensor, truth: Tensor, scorers: Scorers) -> None:
-    """PSNR, SSIM and, if named, LPIPS of frames (B, T, 3, H, W)."""
+def near(tally: Tally, name: str, film: Tensor, truth: Tensor, scorers: Scorers) -> None:
+    """PSNR, SSIM and, if named, LPIPS of frames (B, T, 3, H, W): psnr/NAME, … (B, T)."""
     pictures, reference = ((frames.flatten(0, 1) + 1) / 2 for frames in (film, truth))
+    pairs = list(zip(pictures.split(PICTURES_AT_ONCE), reference.split(PICTURES_AT_ONCE), strict=True))
     for score, function in (("psnr", psnr), ("ssim", ssim)):
-        tally.add(f"{score}/{name}", function(pictures, reference).unflatten(0, film.shape[:2]))
+        tally.add(f"{score}/{name}", torch.cat([function(*pair) for pair in pairs]).unflatten(0, film.shape[:2]))
     if scorers.lpips:
         tally.add(f"lpips/{name}", scorers.distance(film, truth))
 
 
-def _alike(tally: Tally, name: str, path: Tensor, true: Tensor) -> None:
+def alike(tally: Tally, name: str, path: Tensor, true: Tensor) -> None:
+    """How a path (B, T, 2) goes, compared with the true one: NAME/cosine and NAME/size (B,)."""
     tally.add(f"{name}/cosine", cosine(path, true))
     tally.add(f"{name}/size", size_ratio(path, true))
 
@@ -206,8 +209,7 @@ def _vary(
 def _film(made: dict[str, Tensor], row: int, clip: str) -> Film:
     kinds = ("truth", "own", "opposite", "zero", "shuffled", "camera alone", "forecast")
     names = [name for name in kinds if name in made]
-    pictures = {name: ((made[name][row] + 1) * 127.5).round().clamp(0, 255).byte().cpu() for name in names}
-    return Film(clip, {name: picture.movedim(1, -1).numpy() for name, picture in pictures.items()})
+    return Film(clip, {name: as_pictures(made[name][row]) for name in names})
 
 
 def _fidelity(tally: Tally, name: str, clips: Sequence[str], seed: int) -> Fidelity:
@@ -229,9 +231,10 @@ def score_curve(values: np.ndarray, clips: Sequence[str], seed: int) -> Curve:
     return Curve(mean, tuple(interval for interval in frames if interval is not None))
 
 
-def _followed(
+def followed(
     tally: Tally, kind: str, names: Sequence[str], mean: Callable[[np.ndarray], Interval | None], *, least: float
 ) -> Followed:
+    """Of KIND/NAME as `alike` gathered them, over windows in which the true motion, KIND (W,), is `least` or more."""
     still = tally.of(kind) < least
     rows = {
         name: Likeness(

@@ -73,6 +73,11 @@ def as_films(frames: Sequence[np.ndarray], device: torch.device | str) -> Tensor
     return torch.from_numpy(np.stack(frames)).to(device).movedim(-1, 2).float() / 127.5 - 1
 
 
+def as_pictures(frames: Tensor) -> np.ndarray:
+    """(..., 3, H, W) in [-1, 1] -> uint8 (..., H, W, 3)."""
+    return ((frames + 1) * 127.5).round().clamp(0, 255).byte().cpu().movedim(-3, -1).numpy()
+
+
 def own_actions(windows: Sequence[Window], device: torch.device | str) -> Tensor:
     """(B, T, A)."""
     return torch.from_numpy(np.stack([window.actions for window in windows])).float().to(device)
@@ -81,13 +86,13 @@ def own_actions(windows: Sequence[Window], device: torch.device | str) -> Tensor
 def rolled(subject: VideoSubject, first: Tensor, actions: Tensor, seed: int) -> Tensor:
     """Films (B, 1 + T, 3, H, W), checked. ValueError if they have another shape, BadData unless they are finite."""
     shape = torch.Size((len(first), actions.shape[1] + 1, *first.shape[1:]))
-    return checked(subject.rollout(first, actions, seed), shape)
+    return checked(subject.rollout(first, actions, seed), shape, name=subject.name)
 
 
-def checked(films: Tensor, shape: torch.Size) -> Tensor:
+def checked(films: Tensor, shape: torch.Size, *, name: str = "the model") -> Tensor:
     """The films, float32. ValueError unless of this shape, BadData unless finite."""
     if films.shape != shape:
         raise ValueError(f"expected films of the shape {tuple(shape)}, got {tuple(films.shape)}")
     if not films.isfinite().all():
-        raise BadData("the model's films hold NaN or infinite values", hint="Take an earlier checkpoint.")
+        raise BadData(f"the films of {name} hold NaN or infinite values", hint="Take an earlier checkpoint.")
     return films.float()

@@ -30,6 +30,11 @@ def flow_to(clean: Tensor, noised: Tensor, times: Tensor) -> Tensor:
     return (noised - clean) / times[:, None, :, None, None].clamp(min=LEAST_TIME)
 
 
+def clean_from(noised: Tensor, flow: Tensor, times: Tensor) -> Tensor:
+    """x_0 where the line through x_t along the flow ends: x_t - t v, for both (B, C, T, h, w) and times (B, T)."""
+    return noised - times[:, None, :, None, None] * flow
+
+
 def shifted(times: Tensor, shift: float) -> Tensor:
     """Times in [0, 1] moved towards noise, as larger pictures need (arXiv 2403.03206, eq. 23). 1 moves nothing."""
     return shift * times / (1 + (shift - 1) * times)

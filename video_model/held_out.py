@@ -52,11 +52,11 @@ def read_windows(
     plans = [(clip, known, window_starts(known, steps)) for clip in clips for known in (labels(clip.name),)]
     plans = [plan for plan in plans if plan[2]]
     if len(plans) > limit:
-        plans = [plans[place] for place in _spread(len(plans), limit)]
+        plans = [plans[place] for place in spread(len(plans), limit)]
     each = max(1, round(limit / max(1, len(plans))))
     windows = []
     for clip, known, starts in plans:
-        chosen = [starts[place] for place in _spread(len(starts), min(each, len(starts)))]
+        chosen = [starts[place] for place in spread(len(starts), min(each, len(starts)))]
         windows += _read(clip, known, chosen, size=size, steps=steps)
     return windows
 
@@ -123,6 +123,6 @@ def other_clips(clips: Sequence[str], *, seed: int) -> np.ndarray:
     )
 
 
-def _spread(count: int, chosen: int) -> list[int]:
-    """`chosen` of `count` places, evenly."""
+def spread(count: int, chosen: int) -> list[int]:
+    """`chosen` of `count` places, evenly; not more than there are."""
     return [int((place + 0.5) * count / chosen) for place in range(chosen)]

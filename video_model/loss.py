@@ -169,27 +169,21 @@ def causal_pass(window: Window, plan: Draw, *, span: int, sink: int) -> Pass:
     )
 
 
-def loss(
-    model: nn.Module, batch: LatentBatch, config: VideoLossConfig, *, embodiment: str, patch: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error of the velocity, plus the weighted error of its change along time.
+def answer(model: nn.Module, given: Pass, window: Window, plan: Draw, *, embodiment: str, patch: int) -> Tensor:
+    """The flow (B, C, made, h, w), float32, that the network answers in a pass over a window, for what is made.
 
-    Only latents that are made count. The actions are as the network takes them (`Embodiment.scaled`); `patch` is the
-    side of its tokens. The metrics are detached scalars.
+    The actions are as the network takes them (`Embodiment.scaled`); `patch` is the side of its tokens.
     """
-    plan = draw(batch.latents[:, :, 1:], config)
-    window = window_of(batch, mid_clip=plan.mid_clip)
-    given = causal_pass(window, plan, span=config.window, sink=config.sink) if plan.causal else joint_pass(window, plan)
     mask = None
     if given.visible is not None:
-        mask = attention_mask(given.visible, tokens=batch.latents[0, 0, 0].numel() // patch**2)
+        mask = attention_mask(given.visible, tokens=window.latents[0, 0, 0].numel() // patch**2)
     actions = Actions(
         hold(window.actions, plan.held)[:, given.source].flatten(1, 2),
         embodiment=embodiment,
         kept=plan.kept[:, None] & window.has_actions[given.source],
         mid_clip=True,
     )
-    predicted = model(
+    flow = model(
         given.latents,
         given.times,
         actions=actions,
@@ -198,7 +192,20 @@ def loss(
         mask=mask,
         forecast=None if window.forecasts is None else window.forecasts[:, :, given.source],
     )
-    made = predicted[:, :, -given.made :].float()
+    return flow[:, :, -given.made :].float()
+
+
+def loss(
+    model: nn.Module, batch: LatentBatch, config: VideoLossConfig, *, embodiment: str, patch: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean squared error of the velocity, plus the weighted error of its change along time.
+
+    Only latents that are made count. Actions and `patch` as in `answer`. The metrics are detached scalars.
+    """
+    plan = draw(batch.latents[:, :, 1:], config)
+    window = window_of(batch, mid_clip=plan.mid_clip)
+    given = causal_pass(window, plan, span=config.window, sink=config.sink) if plan.causal else joint_pass(window, plan)
+    made = answer(model, given, window, plan, embodiment=embodiment, patch=patch)
     error = made - velocity(window.latents, plan.noise)[:, :, -given.made :]
     error = F.pad(error, (0, 0, 0, 0, window.latents.shape[2] - given.made, 0))
     flow, change = flow_errors(error, plan.given)

@@ -161,19 +161,24 @@ def denoise(generator: Generator, request: Request, stream: Stream, *, steps: in
     return x
 
 
+def remember(generator: Generator, stream: Stream, request: Request, latent: Tensor) -> None:
+    """Show the network a latent (B, C, 1, h, w), clean: from then on it is a part of the stream's past."""
+    level = latent.new_ones(len(latent), 1)
+    generator.model(
+        latent.to(generator.model.dtype),
+        0 * level,
+        actions=request.actions,
+        conditioned=level,
+        cache=stream.cache,
+        append=True,
+        forecast=request.expected,
+    )
+
+
 def keep(generator: Generator, stream: Stream, request: Request, latent: Tensor, *, timed: Timed = untimed) -> Tensor:
     """Take a latent (B, C, 1, h, w) into the stream, as a part of its past; returns its frames (B, 4, 3, H, W)."""
-    model, level = generator.model, latent.new_ones(len(latent), 1)
     with timed("cache"):
-        model(
-            latent.to(model.dtype),
-            0 * level,
-            actions=request.actions,
-            conditioned=level,
-            cache=stream.cache,
-            append=True,
-            forecast=request.expected,
-        )
+        remember(generator, stream, request, latent)
     with timed("decode"):
         before = stream.decoder
         frames, stream.decoder = generator.tokenizer.decode_next(latent, before)

@@ -113,7 +113,7 @@ class Tokenizer(nn.Module):
         return self.decode_next(latents, None)[0]
 
     def decode_next(self, latents: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
-        """The next latents (B, C, N, h, w) of a stream, N from 1 on. Returns (frames, new state).
+        """The next latents (B, C, N, h, w) of a stream, N from 1 on. Returns (frames, new state); frames are float32.
 
         Each latent gives 4 frames, but for the first of the stream (state None), which gives 1. ValueError if the
         shape does not fit.
@@ -122,7 +122,7 @@ class Tokenizer(nn.Module):
             raise ValueError(f"expected latents of shape (B, {self.z_dim}, N, h, w), got {tuple(latents.shape)}")
         latents = latents * _per_channel(self.latents_std) + _per_channel(self.latents_mean)
         frames, state = self._frames_next(latents, state)
-        return frames.clamp(-1, 1), state
+        return frames.float().clamp(-1, 1), state
 
     def forward(self, frames: Tensor, *, sample: bool, lead_in: int = 0) -> TokenizerOutput:
         """frames (B, 1 + 4k, 3, H, W); the decoder gets a sample of the posterior, or its mean.

@@ -77,7 +77,7 @@ def train(
     training_clips, validation_clips = open_split(
         [data], validation_share=config.data.validation_share, seed=SPLIT_SEED
     )
-    training_clips, validation_clips = _labelled(training_clips, labels), _labelled(validation_clips, labels)
+    training_clips, validation_clips = labelled(training_clips, labels), labelled(validation_clips, labels)
     scale = labels.rms([clip.name for clip in training_clips])
     embodiment = Embodiment(tuple(scale.tolist()), fps=config.data.fps, camera_dim=labels.camera_dim)
     held_out = held_out_windows(
@@ -89,7 +89,7 @@ def train(
     )
 
     def batches(position: DataPosition) -> Iterator[LatentBatch]:
-        return _batches(position, training_clips, labels, tokens, forecaster, config, out=out, latents=latents)
+        return latent_batches(position, training_clips, labels, tokens, forecaster, config, out=out, latents=latents)
 
     def scaled_loss(network: nn.Module, batch: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         scaled = replace(batch, actions=embodiment.scaled(batch.actions))
@@ -136,7 +136,7 @@ def window_config(data: VideoDataConfig, *, frames: int) -> WindowConfig:
     )
 
 
-def _batches(
+def latent_batches(
     position: DataPosition,
     clips: Sequence[Clip],
     labels: Labels,
@@ -207,7 +207,7 @@ def _network(
     return model
 
 
-def _labelled(clips: Sequence[Clip], labels: Labels) -> list[Clip]:
+def labelled(clips: Sequence[Clip], labels: Labels) -> list[Clip]:
     """Those that could be labelled; says which could not. BadData if one has no labels for another reason."""
     for clip in clips:
         if clip.name in labels.bad:

@@ -124,12 +124,13 @@ def gates(fidelity: Mapping[str, Fidelity], foreground: Followed, zero_motion: I
     own, copy, shuffled = (fidelity[name].psnr.mean.value for name in ("own", "copy", "shuffled"))
     opposite = foreground.rows["opposite"].cosine
     return (
-        _gate("PSNR, own actions, over copying", own, "≥", copy),
-        _gate("PSNR, own actions, over another clip's", own, ">", shuffled),
-        _gate("motion with zero actions", zero_motion.value if zero_motion else None, "≤", ZERO_MOTION),
-        _gate("cosine with opposite actions", opposite.value if opposite else None, "<", 0.0),
+        gate_of("PSNR, own actions, over copying", own, "≥", copy),
+        gate_of("PSNR, own actions, over another clip's", own, ">", shuffled),
+        gate_of("motion with zero actions", zero_motion.value if zero_motion else None, "≤", ZERO_MOTION),
+        gate_of("cosine with opposite actions", opposite.value if opposite else None, "<", 0.0),
     )
 
 
-def _gate(name: str, value: float | None, relation: str, limit: float) -> Gate:
-    return Gate(name, value, relation, limit, None if value is None else RELATIONS[relation](value, limit))
+def gate_of(name: str, value: float | None, relation: str, limit: float | None) -> Gate:
+    passed = None if value is None or limit is None else RELATIONS[relation](value, limit)
+    return Gate(name, value, relation, limit, passed)
