@@ -8,11 +8,7 @@ functions alone, forward and backward on tensors of a step's shapes, times the n
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lam.presets import PRESETS, LamModelConfig, dreamdojo
+from scripts.bench_parts import device_name, seconds_of, write_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +111,7 @@ def bench_lam(
     rate = _matmul_rate(device, dtype)
     costs = {published: _cost(statistics.median(times[published]), attention[published], batch) for published in times}
     result = LamBench(
-        device=torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        device=device_name(torch.device(device)),
         precision=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         parameters_millions=sum(parameter.numel() for parameter in network.parameters()) / 1e6,
@@ -129,8 +126,7 @@ def bench_lam(
     )
     _print_table(result)
     if json_path is not None:
-        about = {"date": datetime.date.today().isoformat(), "torch": torch.__version__, "model": asdict(config)}
-        json_path.write_text(json.dumps({**about, **asdict(result)}, indent=2) + "\n")
+        write_numbers(json_path, {"model": asdict(config), **asdict(result)})
     return result
 
 
@@ -267,21 +263,6 @@ def _matmul_rate(device: str, dtype: torch.dtype) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
     return 2 * size**3 / min(seconds_of(lambda: torch.mm(a, b), device) for _ in range(10))
-
-
-def seconds_of(run: Callable[[], object], device: str) -> float:
-    """Wall time of one call, with all work on the device done."""
-    import torch
-
-    def finish() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-
-    finish()
-    started = time.perf_counter()
-    run()
-    finish()
-    return time.perf_counter() - started
 
 
 def _cost(step: float, attention: float, batch: int) -> StepCost:

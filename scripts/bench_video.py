@@ -7,17 +7,13 @@ token in every pass. The channel of zeros for padding is left out of both: diffu
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
-import resource
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench_lam import seconds_of
+from scripts.bench_parts import device_name, peak_gigabytes, seconds_of, write_numbers
 from video_model.presets import VIDEO_PRESETS, VideoConfig
 
 if TYPE_CHECKING:
@@ -97,7 +93,7 @@ def bench_video(
         ON_GPU if on_gpu else ON_CPU, latents, device, dtype, repeats=repeats
     )
     result = VideoBench(
-        device=torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        device=device_name(device),
         precision=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         parameters_millions=parameters / 1e6,
@@ -110,8 +106,7 @@ def bench_video(
     )
     _print(result)
     if json_path is not None:
-        about = {"date": datetime.date.today().isoformat(), "torch": torch.__version__}
-        json_path.write_text(json.dumps({**about, **asdict(result)}, indent=2) + "\n")
+        write_numbers(json_path, asdict(result))
     return result
 
 
@@ -171,16 +166,12 @@ def _training(preset: str, device: torch.device, *, repeats: int) -> Training:
     step, tokens = _training_step(model, config, channels, device)
     step()
     seconds = statistics.median(seconds_of(step, str(device)) for _ in range(repeats))
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Training(
         preset=preset,
         parameters_millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         step_ms=1000 * seconds,
         tokens_per_second=tokens / seconds,
-        peak_gigabytes=peak / 1e9,
+        peak_gigabytes=peak_gigabytes(device),
     )
 
 

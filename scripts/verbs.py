@@ -5,9 +5,9 @@ from typing import Any
 from scripts.verbs_align import align
 from scripts.verbs_convert import convert_cosmos, convert_dreamdojo_lam, convert_dreamdojo_video
 from scripts.verbs_data import data_check, data_demo, data_episodes, data_prepare, data_scan
-from scripts.verbs_evaluate import evaluate_align, evaluate_lam, evaluate_video
-from scripts.verbs_machine import bench_decode, bench_lam, bench_video, doctor, quickstart
-from scripts.verbs_train import train_lam, train_tokenizer, train_video
+from scripts.verbs_evaluate import evaluate_align, evaluate_lam, evaluate_student, evaluate_video
+from scripts.verbs_machine import bench_decode, bench_lam, bench_student, bench_video, doctor, quickstart
+from scripts.verbs_train import train_distill, train_lam, train_tokenizer, train_video
 from scripts.verbs_use import label, rollout
 
 TREE: dict[str, Any] = {
@@ -20,15 +20,20 @@ TREE: dict[str, Any] = {
         "check": data_check,
         "episodes": data_episodes,
     },
-    "train": {"tokenizer": train_tokenizer, "lam": train_lam, "video": train_video},
+    "train": {"tokenizer": train_tokenizer, "lam": train_lam, "video": train_video, "distill": train_distill},
     "align": align,
     "label": label,
     "rollout": rollout,
-    "evaluate": {"lam": evaluate_lam, "video": evaluate_video, "align": evaluate_align},
+    "evaluate": {
+        "lam": evaluate_lam,
+        "video": evaluate_video,
+        "align": evaluate_align,
+        "student": evaluate_student,
+    },
     "convert": {
         "dreamdojo-lam": convert_dreamdojo_lam,
         "dreamdojo-video": convert_dreamdojo_video,
         "cosmos": convert_cosmos,
     },
-    "bench": {"decode": bench_decode, "lam": bench_lam, "video": bench_video},
+    "bench": {"decode": bench_decode, "lam": bench_lam, "video": bench_video, "student": bench_student},
 }

@@ -183,3 +183,57 @@ def evaluate_align(words: list[str], program: str) -> None:
         )
 
     parse(run, words, program)
+
+
+def evaluate_student(words: list[str], program: str) -> None:
+    """the card of a distilled student beside its teacher: fidelity, drift, control, diversity, endurance, speed"""
+
+    def run(
+        student: Positional[Path],
+        data: Positional[Path],
+        /,
+        teacher: Path,
+        actions: Path,
+        teacher_steps: int | None = None,
+        windows: int = 16,
+        horizons: tuple[int, ...] = (13, 49, 240, 600),
+        minutes: float = 10.0,
+        seeds_diversity: int = 4,
+        json_file: Json = None,
+        html_file: Html = None,
+        seed: int = 0,
+    ) -> None:
+        """Roll out student and teacher from the same frames under the same latent actions, and measure how near the
+        films are to what happened, how they drift, whether they do what they are told, and how much they vary; let the
+        student run on for minutes; time both as live sessions. Print the card, with what is met and what is missed.
+
+        Args:
+            student: A checkpoint that `understudy train distill` made.
+            data: Folder of video that training did not see.
+            teacher: The checkpoint that it was distilled from.
+            actions: The latent actions of the data, written by `understudy label` with the model of training.
+            teacher_steps: The teacher's sampling steps per latent; by default as it was trained for.
+            windows: At most about so many windows of each horizon, spread over the clips.
+            horizons: Frames of the films; those for which no clip is long enough are left out, and named.
+            minutes: Of film that the student makes in one go.
+            seeds_diversity: Films of each of the shortest windows, from which the spread is taken.
+            seed: Of noise and resamples.
+        """
+        from scripts.evaluate_student import evaluate_student
+
+        evaluate_student(
+            student,
+            data,
+            teacher=teacher,
+            labels=actions,
+            teacher_steps=teacher_steps,
+            windows=windows,
+            horizons=horizons,
+            minutes=minutes,
+            seeds=seeds_diversity,
+            json_path=json_file,
+            html_path=html_file,
+            seed=seed,
+        )
+
+    parse(run, words, program)

@@ -4,6 +4,7 @@ Modules that import torch, PyAV or pyarrow are imported inside the verb, so that
 """
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -80,5 +81,44 @@ def bench_video(words: list[str], program: str) -> None:
         from scripts.bench_video import bench_video
 
         bench_video(json_path=json_file)
+
+    parse(run, words, program)
+
+
+def bench_student(words: list[str], program: str) -> None:
+    """frames per second and latency of a student's stream, beside its teacher and DreamDojo's re-encoding"""
+
+    def run(
+        checkpoint: Positional[Path | None] = None,
+        /,
+        teacher: Path | None = None,
+        steps: int | None = None,
+        teacher_steps: int = 16,
+        size: Literal["tiny", "small", "cosmos-2b"] | None = None,
+        latents: int = 40,
+        json_file: Json = None,
+    ) -> None:
+        """Stream a student, its teacher, and the student in DreamDojo's way (decode, encode 13 frames again, fill the
+        cache again), in turns in one run.
+
+        Args:
+            checkpoint: The student's checkpoint folder, or the folder of a run (its newest checkpoint).
+            teacher: The teacher's checkpoint; by default the student's own network.
+            steps: Sampling steps per latent; by default as the student was trained for.
+            teacher_steps: The teacher's.
+            size: Random weights of this preset's sizes, in place of a checkpoint.
+            latents: How many of them, four frames each, are made under the clock.
+        """
+        from scripts.bench_student import bench_student
+
+        bench_student(
+            checkpoint,
+            size=size,
+            teacher=teacher,
+            steps=steps,
+            teacher_steps=teacher_steps,
+            latents=latents,
+            json_path=json_file,
+        )
 
     parse(run, words, program)

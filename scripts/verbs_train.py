@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from distill.presets import DISTILL_PRESETS, DistillConfig
 from lam.presets import PRESETS, LamConfig
 from scripts.verb_options import parse, preset_named
 from video_model.presets import TOKENIZER_PRESETS, VIDEO_PRESETS, TokenizerConfig, VideoConfig
@@ -123,5 +124,38 @@ def train_video(words: list[str], program: str) -> None:
                 latents=latents,
             )
         )
+
+    parse(run, words, program)
+
+
+def train_distill(words: list[str], program: str) -> None:
+    """distil a video model to a student that streams in few steps: PRESET is tiny or cosmos-2b"""
+    name = preset_named(words, program, DISTILL_PRESETS)
+
+    def run(
+        preset: Positional[str],
+        /,
+        teacher: Path,
+        data: Path,
+        actions: Path,
+        out: Path,
+        latents: Path | None = None,
+        config: Annotated[DistillConfig, arg(name="")] = DISTILL_PRESETS[name](),  # noqa: B008
+    ) -> None:
+        """Distil a video model: first the student learns to make in few steps what its teacher makes in many, then the
+        teacher scores its rollouts, until they drift no less. The same command again goes on where it stopped.
+
+        Args:
+            preset: tiny (64x64, 2 CPU cores), or cosmos-2b (480x640, by LoRA).
+            teacher: The video model: a checkpoint or a run, with the robots that it was aligned to.
+            data: Folder of video files that the teacher was trained on.
+            actions: Their latent actions, written by `understudy label`.
+            out: Folder of the run. The student is OUT/student, a video model as any other.
+            latents: Folder of encoded windows, such as the teacher's training made; by default in the run.
+        """
+        from distill.train import distill
+
+        student = distill(config, preset=preset, teacher=teacher, data=data, actions=actions, out=out, latents=latents)
+        print(f"{student}\nNext: understudy rollout {student} ...")
 
     parse(run, words, program)
