@@ -15,6 +15,8 @@ PSNR_LOSS = 0.5
 SSIM_KEPT = 0.95
 PATH_ERROR = 1.1
 """Times the teacher's; `ZERO_MOTION` or as many times the teacher's is the limit of motion under zero actions, too."""
+CONTROL_KEPT = 0.9
+"""Of the teacher's cosine with the true path."""
 SHARPNESS_KEPT = 0.9
 """Of the truth's high-frequency energy."""
 DIVERSITY_OFF = 0.1
@@ -235,6 +237,7 @@ def gates(
     judged = next((horizon for horizon in fidelity if horizon.frames == JUDGED_FRAMES), None)
     psnr, ssim = _means(judged.student) if judged else (None, None)
     least_psnr, least_ssim = _means(judged.teacher) if judged else (None, None)
+    own, teachers_own = (_value(control.followed.rows[f"{who}, own"].cosine) for who in ("student", "teacher"))
     opposite, still = control.followed.rows["student, opposite"].cosine, control.zero_motion
     return (
         gate_of(
@@ -248,6 +251,12 @@ def gates(
             energy_ratio(drift.student.sharpness.late.value),
             "≥",
             SHARPNESS_KEPT,
+        ),
+        gate_of(
+            f"with own actions the foreground follows at least {CONTROL_KEPT} as well as the teacher's (cosine)",
+            own,
+            "≥",
+            None if teachers_own is None else CONTROL_KEPT * teachers_own,
         ),
         gate_of("with opposite actions the foreground goes the other way (cosine)", _value(opposite), "<", 0.0),
         gate_of(

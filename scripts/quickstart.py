@@ -10,16 +10,20 @@ from align.presets import AlignConfig
 from align.train import align
 from common.checkpoints import write_text
 from common.folders import open_folder
+from distill.presets import distill_tiny
+from distill.train import distill
 from lam.checkpoint import load_lam
 from lam.data import evaluation_batches, open_clips, pair_config
 from lam.evaluate import Validation, evaluate_pairs, reconstruction_sheet
 from lam.label import label
 from lam.presets import tiny
 from lam.train import train
+from scripts.bench_student import time_ways
 from scripts.demo_data import demo_set_path, demo_tokenizer_path
-from scripts.quickstart_page import Films, RobotFilm, report_page
+from scripts.quickstart_page import Films, RobotFilm, StudentFilm, report_page
 from scripts.rollout import make_rollout
 from scripts.rollout_robot import make_robot_rollout
+from simulator.session import Session
 from video_model.generator import load_generator
 from video_model.labels import Labels
 from video_model.presets import video_tiny
@@ -31,10 +35,17 @@ from video_model.validation import follow, held_out_windows, make_rollouts, roll
 PAIRS = 1024
 WINDOWS = 20
 ROBOT_EPISODES = 8
+WARM_UP = 3
+"""Steps of a student's stage B for each of its stage C."""
+DRIFT_WINDOWS = 8
+"""That say whether stage C helped."""
+TEACHER_STEPS = 16
+"""In which a diffusion model of this kind is usually sampled."""
+TIMED_LATENTS = 20
 
 
-def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | None = None) -> None:
-    """Train both models on `videos`/train, measure them on `videos`/test, align to a robot, write OUT/report.html.
+def quickstart(out: Path, *, lam_steps: int, video_steps: int, student_steps: int, videos: Path | None = None) -> None:
+    """Train both models on `videos`/train, measure them on `videos`/test, align, distil, write OUT/report.html.
 
     videos: by default the demo's human videos.
     """
@@ -44,16 +55,16 @@ def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | No
     config = tiny()
     config = replace(config, training=replace(config.training, steps=lam_steps))
     print(
-        f"1/7  understudy train lam tiny --data {videos / 'train'} --out {run} --training.steps {lam_steps}", flush=True
+        f"1/8  understudy train lam tiny --data {videos / 'train'} --out {run} --training.steps {lam_steps}", flush=True
     )
     train(config, preset="tiny", data=[videos / "train"], out=run)
-    print(f"2/7  understudy label {run} {videos / 'train'} --out {labels / 'train'}, and the same for test", flush=True)
+    print(f"2/8  understudy label {run} {videos / 'train'} --out {labels / 'train'}, and the same for test", flush=True)
     label(run, videos / "train", labels / "train")
     labelled = label(run, videos / "test", labels / "test")
-    print("3/7  a first look at what it predicts", flush=True)
+    print("3/8  a first look at what it predicts", flush=True)
     measured = first_look(run, videos / "test", sheet=sheet)
     print(
-        f"4/7  understudy train video tiny --data {videos / 'train'} --actions {labels / 'train'} --tokenizer demo "
+        f"4/8  understudy train video tiny --data {videos / 'train'} --actions {labels / 'train'} --tokenizer demo "
         f"--lam {run} --out {out / 'video'} --training.steps {video_steps}",
         flush=True,
     )
@@ -70,10 +81,28 @@ def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | No
     )
     films = make_films(out / "video", videos / "test", labels / "test", out=out)
     robot = align_robot(out / "video", out / "robot", film=out / "robot.mp4")
+    student = distil(
+        out / "robot",
+        videos / "train",
+        labels / "train",
+        out=out / "distill",
+        latents=out / "video" / "latents",
+        steps=student_steps,
+        film=out / "student.mp4",
+    )
     minutes = (time.monotonic() - started) / 60
-    print("7/7  the report", flush=True)
+    print("8/8  the report", flush=True)
     page = report_page(
-        measured, labelled, films, robot, lam=run, generator=out / "video", labels=labels, sheet=sheet, minutes=minutes
+        measured,
+        labelled,
+        films,
+        robot,
+        student,
+        lam=run,
+        generator=out / "video",
+        labels=labels,
+        sheet=sheet,
+        minutes=minutes,
     )
     write_text(out / "measured.json", json.dumps({"lam": asdict(measured), "video": films.numbers}, indent=1))
     write_text(out / "report.html", page)
@@ -85,6 +114,8 @@ def quickstart(out: Path, *, lam_steps: int, video_steps: int, videos: Path | No
         f"\n  understudy evaluate video {out / 'video'} {videos / 'test'} --actions {labels / 'test'} "
         f"--html {out / 'video.html'}"
         f"\n  understudy evaluate align {out / 'robot'} {demo_set_path() / 'robot'} --html {out / 'robot.html'}"
+        f"\n  understudy evaluate student {student.folder} {videos / 'test'} --actions {labels / 'test'} "
+        f"--teacher {out / 'robot'} --html {out / 'student.html'}"
     )
 
 
@@ -103,7 +134,7 @@ def make_films(run: Path, videos: Path, labels: Path, *, out: Path) -> Films:
     for target, source in ((films.video, own), (films.transfer, other)):
         actions = labels / f"{source.name}.safetensors"
         beside = "" if source == own else f" --beside {source}"
-        print(f"5/7  understudy rollout {run} {own} --actions {actions} --out {target} --seconds 4{beside}", flush=True)
+        print(f"5/8  understudy rollout {run} {own} --actions {actions} --out {target} --seconds 4{beside}", flush=True)
         make_rollout(
             run,
             own,
@@ -123,16 +154,24 @@ def make_films(run: Path, videos: Path, labels: Path, *, out: Path) -> Films:
 def align_robot(run: Path, out: Path, *, film: Path) -> RobotFilm:
     """Align to the demo robot with a few of its episodes, and drive it by the controls of one that it never saw."""
     dataset = demo_set_path() / "robot"
-    print(f"6/7  understudy align {run} {dataset} --episodes 0:{ROBOT_EPISODES} --name demo --out {out}", flush=True)
+    print(f"6/8  understudy align {run} {dataset} --episodes 0:{ROBOT_EPISODES} --name demo --out {out}", flush=True)
     if not out.exists():
         episodes = f"0:{ROBOT_EPISODES}"
         align(run, dataset, mode="adapter", out=out, config=AlignConfig(), name="demo", episodes=episodes)
+    return RobotFilm(film, drive(out, film, number=6), ROBOT_EPISODES)
+
+
+def drive(checkpoint: Path, film: Path, *, number: int) -> str:
+    """Film the demo robot under the controls of an episode that nothing was trained on; returns what the verb says."""
+    dataset = demo_set_path() / "robot"
     held_out = open_dataset(dataset).episodes_of("test")[0].index
     print(
-        f"6/7  understudy rollout {out} {dataset} --episode {held_out} --start 0.5 --seconds 4 --out {film}", flush=True
+        f"{number}/8  understudy rollout {checkpoint} {dataset} --episode {held_out} --start 0.5 --seconds 4 "
+        f"--out {film}",
+        flush=True,
     )
-    said = make_robot_rollout(
-        out,
+    return make_robot_rollout(
+        checkpoint,
         dataset,
         None,
         film,
@@ -146,7 +185,34 @@ def align_robot(run: Path, out: Path, *, film: Path) -> RobotFilm:
         steps=None,
         seed=0,
     )
-    return RobotFilm(film, said, ROBOT_EPISODES)
+
+
+def distil(
+    teacher: Path, data: Path, actions: Path, *, out: Path, latents: Path, steps: int, film: Path
+) -> StudentFilm:
+    """Distil the aligned model to a student that streams, drive the robot in it, and time both."""
+    config = distill_tiny()
+    warm_up, forcing = config.warm_up, config.self_forcing
+    config = replace(
+        config,
+        warm_up=replace(warm_up, training=replace(warm_up.training, steps=WARM_UP * steps, evaluate_every=0)),
+        self_forcing=replace(
+            forcing, training=replace(forcing.training, steps=steps, evaluate_every=steps, save_every=steps)
+        ),
+        drift=replace(config.drift, windows=DRIFT_WINDOWS),
+    )
+    print(
+        f"7/8  understudy train distill tiny --teacher {teacher} --data {data} --actions {actions} --latents {latents} "
+        f"--out {out} --warm-up.training.steps {WARM_UP * steps} --warm-up.training.evaluate-every 0 "
+        f"--self-forcing.training.steps {steps} --self-forcing.training.evaluate-every {steps} "
+        f"--self-forcing.training.save-every {steps} --drift.windows {DRIFT_WINDOWS}",
+        flush=True,
+    )
+    student = distill(config, preset="tiny", teacher=teacher, data=data, actions=actions, out=out, latents=latents)
+    said = drive(student, film, number=7)
+    ways = [Session(load_generator(student)), Session(load_generator(teacher), steps=TEACHER_STEPS)]
+    own, other = time_ways(ways, latents=TIMED_LATENTS)
+    return StudentFilm(student, film, said, own, other)
 
 
 def first_look(run: Path, videos: Path, *, sheet: Path) -> Validation:

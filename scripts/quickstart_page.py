@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.card import WayCost
 from lam.evaluate import Validation
 from lam.label import LabelReport
 
@@ -30,6 +31,18 @@ class RobotFilm:
     """What `understudy rollout` says of it."""
     episodes: int
     """That it was aligned with."""
+
+
+@dataclass(frozen=True)
+class StudentFilm:
+    """The same robot and episode, in the distilled model."""
+
+    folder: Path
+    """Of the student."""
+    video: Path
+    said: str
+    student: WayCost
+    teacher: WayCost
 
 
 def lam_rows(measured: Validation) -> list[tuple[str, str, str]]:
@@ -65,11 +78,22 @@ def video_rows(numbers: dict[str, float]) -> list[tuple[str, str, str]]:
     ]
 
 
+def student_rows(student: StudentFilm) -> list[tuple[str, str, str]]:
+    """The same for speed, on the machine that ran the quickstart."""
+    own, other = student.student, student.teacher
+    return [
+        ("student", f"{own.frames_per_second:.1f} frames/s", f"four frames take {own.latent.p50:.0f} ms"),
+        ("its teacher", f"{other.frames_per_second:.1f} frames/s", f"in {other.steps} steps, as diffusion models take"),
+        ("first frame", f"{own.first_frame_ms:.0f} ms", "of the student, from a picture"),
+    ]
+
+
 def report_page(
     measured: Validation,
     labelled: LabelReport,
     films: Films,
     robot: RobotFilm,
+    student: StudentFilm,
     *,
     lam: Path,
     generator: Path,
@@ -119,6 +143,13 @@ none.</figcaption></figure>
 what happened in an episode that is not among them, right what the model makes of its first frame and its controls. The
 model itself was trained on videos of the hand alone, and has never seen this robot move. {html.escape(robot.said)}
 </figcaption></figure>
+<h2>A stream that answers</h2>
+<figure><video autoplay loop muted playsinline controls src="data:video/mp4;base64,{_encoded(student.video)}"></video>
+<figcaption>The same episode in a student of that model, which makes four frames in {student.student.steps} step{
+        "s" if student.student.steps > 1 else ""
+    } and goes on for as long as it is driven. {html.escape(student.said)}</figcaption></figure>
+{_table(student_rows(student))}
+<p>The student is in <code>{html.escape(str(student.folder))}</code>, and knows the robot, too.</p>
 <h2>What to use</h2>
 <p>The latent actions of {labelled.clips} test videos ({labelled.frames} frames) are in
 <code>{html.escape(str(labels))}</code>, one safetensors file per video: <code>latent_actions[t]</code> is what was done

@@ -14,18 +14,21 @@ from scripts.verb_options import Json, parse
 def quickstart(words: list[str], program: str) -> None:
     """the whole pipeline on the demo world, then a report"""
 
-    def run(out: Path = Path("runs/quickstart"), lam_steps: int = 500, video_steps: int = 500) -> None:
+    def run(
+        out: Path = Path("runs/quickstart"), lam_steps: int = 500, video_steps: int = 500, student_steps: int = 20
+    ) -> None:
         """Train a latent action model on the demo videos that come with the package, label them, train a video model
-        on both, roll it out, and write a report.
+        on both, roll it out, align it to the demo robot, distil it to a student that streams, and write a report.
 
         Args:
             out: Folder for everything that is made.
             lam_steps: Training steps of the latent action model.
             video_steps: Training steps of the video model.
+            student_steps: Training steps of the student on its own films, after three times as many on true ones.
         """
         from scripts.quickstart import quickstart
 
-        quickstart(out, lam_steps=lam_steps, video_steps=video_steps)
+        quickstart(out, lam_steps=lam_steps, video_steps=video_steps, student_steps=student_steps)
 
     parse(run, words, program)
 

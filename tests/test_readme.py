@@ -104,10 +104,10 @@ def test_quickstart_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "videos" / split).mkdir(parents=True)
         for clip in sorted((demo_set_path() / "human" / split).glob("*.mp4"))[:count]:
             shutil.copy(clip, tmp_path / "videos" / split)
-    quickstart(tmp_path / "out", lam_steps=2, video_steps=2, videos=tmp_path / "videos")
+    quickstart(tmp_path / "out", lam_steps=2, video_steps=2, student_steps=1, videos=tmp_path / "videos")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 and page.count("data:video/mp4;base64,") == 3
+    assert page.count("data:image/png;base64,") == 2 and page.count("data:video/mp4;base64,") == 4
     assert "PSNR, own actions" in page and "PSNR, own action" in page and "2 test videos" in page
-    assert "8 labelled episodes" in page
+    assert "8 labelled episodes" in page and "frames/s" in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
     assert "report.html" in capsys.readouterr().out

@@ -362,7 +362,7 @@ def test_a_student_is_measured(world: Path, capsys: pytest.CaptureFixture[str]) 
     assert card["endurance"]["finite_seconds"] == 60 and len(card["endurance"]["half_minutes"]) == 2
     assert card["diversity"]["ratio"]["value"] > 0
     assert [card["speed"][who]["steps"] for who in ("student", "teacher")] == [2, 6]
-    assert len(card["gates"]) == 12
+    assert len(card["gates"]) == 13
     page, printed = (world / "card.html").read_text(), capsys.readouterr().out
     assert page.count("data:image") == 4 and "http" not in page
     assert f"{card['fidelity'][1]['student']['psnr']['mean']['value']:.2f}" in printed and "MISS" in printed
