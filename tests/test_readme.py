@@ -56,6 +56,9 @@ def test_options_in_prose_exist(page: str, capsys: pytest.CaptureFixture[str]) -
         "data check",
         "align",
         "evaluate align",
+        "train distill",
+        "evaluate student",
+        "bench student",
     ):
         assert cli.main([*verb.split(), "--help"]) == 0
     known = capsys.readouterr().out + "--cpu --debug --shm-size"
