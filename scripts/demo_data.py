@@ -47,6 +47,11 @@ def demo_tokenizer_path() -> Path:
     return Path(__file__).parent / "demo_tokenizer"
 
 
+def demo_student_path() -> Path:
+    """A student of the demo world and its robot, a checkpoint folder that ships with Understudy; see its README."""
+    return Path(__file__).parent / "demo_student"
+
+
 def episode_specs(config: DemoConfig, body: Body) -> list[EpisodeSpec]:
     """Every episode of a body, split after split. Raises UserError for values that no episode can have."""
     counts = config.human_episodes if body == "human" else config.robot_episodes
