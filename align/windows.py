@@ -83,7 +83,10 @@ def encode_recordings(
         (recording, start) for recording in recordings for start in range(0, len(recording.frames) - frames + 1, every)
     ]
     if not starts:
-        raise UserError(f"no recording has the {frames} frames of a training window at the model's rate")
+        raise UserError(
+            f"no recording has the {frames} frames of a training window at the model's rate",
+            hint="Give longer episodes, or use --mode adapter, which learns from single steps.",
+        )
     latents, forecasts, changes = [], [], []
     for first in range(0, len(starts), ENCODING_BATCH):
         part = starts[first : first + ENCODING_BATCH]
