@@ -113,6 +113,21 @@ def test_streams_share_a_model_without_mixing(tokenizer: Tokenizer) -> None:
         assert torch.equal(torch.cat(decoded[stream], dim=1), tokenizer.decode(latents[stream]))
 
 
+@pytest.mark.parametrize("past", [1, 2, 4])
+def test_two_streams_go_on_together_as_each_alone(tokenizer: Tokenizer, past: int) -> None:
+    one, other, here = latents_of(tokenizer, past + 2), latents_of(tokenizer, past + 2, seed=1), slice(past)
+    (_, state), (_, others) = (tokenizer.decode_next(latents[:, :, here], None) for latents in (one, other))
+    for number in (past, past + 1):
+        latent = torch.cat((one, other))[:, :, number : number + 1]
+        made, both = tokenizer.decode_next(latent, state.with_clips(others))
+        alone, after = tokenizer.decode_next(latent[:1], state)
+        torch.testing.assert_close(made[:1], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(made[1:], tokenizer.decode_next(latent[1:], others)[0], atol=1e-5, rtol=0)
+        assert (made[0] - made[1]).abs().mean() > 1e-3
+        state, others = both.parted(1)
+        assert all(type(a) is type(b) for a, b in zip(state.features, after.features, strict=True))
+
+
 def test_a_state_is_a_snapshot(tokenizer: Tokenizer) -> None:
     """From a kept state a stream goes on again and again, whatever was done since; a detached copy is as good."""
     frames, latents = clip(13), latents_of(tokenizer, 4)

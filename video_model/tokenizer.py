@@ -43,6 +43,19 @@ class StreamState:
     def to(self, device: torch.device | str) -> Self:
         return type(self)(tuple(f.to(device) if isinstance(f, Tensor) else f for f in self.features))
 
+    def with_clips(self, other: Self) -> Self:
+        """Where the clips of both states stand, this one's first. Both have seen the same number of frames, or more
+        than the network looks back."""
+        pairs = zip(self.features, other.features, strict=True)
+        return type(self)(tuple(torch.cat((a, cast(Tensor, b))) if isinstance(a, Tensor) else a for a, b in pairs))
+
+    def parted(self, clips: int) -> tuple[Self, Self]:
+        """The state of the first so many clips, and that of the others."""
+        return self._rows(slice(clips)), self._rows(slice(clips, None))
+
+    def _rows(self, rows: slice) -> Self:
+        return type(self)(tuple(f[rows] if isinstance(f, Tensor) else f for f in self.features))
+
 
 class EncoderState(StreamState):
     """Where a stream of frames stands."""
