@@ -41,7 +41,7 @@ DRIFT_WINDOWS = 8
 """That say whether stage C helped."""
 TEACHER_STEPS = 16
 """In which a diffusion model of this kind is usually sampled."""
-TIMED_LATENTS = 20
+TIMED_LATENTS = 10
 
 
 def quickstart(out: Path, *, lam_steps: int, video_steps: int, student_steps: int, videos: Path | None = None) -> None:
