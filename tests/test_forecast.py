@@ -22,7 +22,7 @@ from video_model.generator import LATENT, Embodiment, Generator, build_video_mod
 from video_model.labels import Labels
 from video_model.latent_windows import encode, encode_windows
 from video_model.presets import TokenizerModelConfig, VideoConfig, VideoDataConfig, VideoLossConfig, VideoModelConfig
-from video_model.rollout import rollout
+from video_model.rollout import denoise, keep, next_request, rollout, start
 from video_model.tokenizer import Tokenizer, build_tokenizer
 
 SIDE = 16
@@ -160,6 +160,31 @@ def test_a_model_that_disagrees_with_the_forecast_is_shown_as_it_is(
     generator.forecaster, anew = None, generator.forecaster
     assert anew is not None
     assert (made[:, 1:] - anew(first, told)).abs().mean() > 0.2
+
+
+@torch.inference_mode()
+def test_a_film_is_its_latents_decoded_with_what_each_forecast_lost(
+    forecaster: Forecaster, tokenizer: Tokenizer
+) -> None:
+    """Step by step as a whole clip decodes them: what was made, and what was made until the forecast began, then it."""
+    generator = untrained(tokenizer, forecaster)
+    torch.nn.init.normal_(generator.model.proj_out.weight, std=5)  # it disagrees with its forecasts, but not wholly
+    first, actions = clip_batch(film(1, batch=2), ()).frames[:, 0], torch.randn(2, 20, CODE) * 0.3
+    stream, _ = start(generator, first, seeds=[0, 1])
+    made, shown, began = [tokenizer.encode(first[:, None])], [], 1
+    for number, told in enumerate(actions.split(4, dim=1)):
+        if number % forecaster.span == 0:
+            shown, began = [], len(made)
+        request = next_request(generator, stream, told, embodiment=LATENT)
+        latent = denoise(generator, request, stream, steps=1)
+        frames = keep(generator, stream, request, latent)
+        assert request.expected is not None and stream.forecast
+        made, shown = [*made, latent], [*shown, request.expected]
+        film_of, lost = (tokenizer.decode(torch.cat(part, dim=2))[:, -4:] for part in (made, [*made[:began], *shown]))
+        expected = with_detail(film_of, shown=lost, forecast=stream.forecast.frames)
+        torch.testing.assert_close(frames, expected, atol=1e-4, rtol=0)
+        exchanged = with_detail(lost, shown=film_of, forecast=stream.forecast.frames)
+        assert (exchanged - expected).abs().max() > 1e-2, "this test could tell them apart"
 
 
 def test_detail_is_given_back_where_model_and_forecast_agree() -> None:
