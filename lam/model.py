@@ -141,7 +141,7 @@ class LatentActionModel(nn.Module):
         """
         config, frame = self.config, carried.frame
         predicted, measured = self.flow_squares.unbind()
-        gain = (measured / predicted).sqrt().clamp(1, MOST_GAIN)
+        gain = (measured / predicted.clamp(min=1e-12)).sqrt().clamp(1, MOST_GAIN)
         size = (frame.shape[-2], frame.shape[-1])
         small = resized(frame, (config.height, config.width))
         places, added, tones, frames = carried.places, carried.added, carried.tones, []

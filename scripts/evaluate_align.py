@@ -99,11 +99,10 @@ def _held_out(dataset: RobotDataset[Any], robot: Robot, split: str | None) -> tu
 
 def _by_use(dataset: RobotDataset[Any], robot: Robot) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The dataset's episodes that the robot was aligned with, and the others."""
-    names = {episode.index: episode_name(dataset.root, episode) for episode in dataset.episodes}
-    known = {index for index, name in names.items() if name in robot.learned_from}
-    return tuple(e for e in dataset.episodes if e.index in known), tuple(
-        e for e in dataset.episodes if e.index not in known
-    )
+    learned, others = [], []
+    for episode in dataset.episodes:
+        (learned if episode_name(dataset.root, episode) in robot.learned_from else others).append(episode)
+    return tuple(learned), tuple(others)
 
 
 def _episodes(

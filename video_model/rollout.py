@@ -1,8 +1,8 @@
 """From a first frame and actions to video, one latent at a time, as long as there are actions.
 
 Each latent is made from noise in a few steps (`denoise`), seeing the past through a `KVCache` and, in a model that has
-one, a forecast; then it is shown to the network once more, clean, and kept. A forecast also gives the
-decoded frames the detail that the tokenizer lost (`video_model.detail`).
+one, a forecast; then it is shown to the network once more, clean, and kept. A forecast also gives the decoded frames
+the detail that the tokenizer lost (`video_model.detail`).
 
 Axes: B samples, T frames, A values of one action, H x W pixels.
 """
