@@ -135,6 +135,16 @@ def agree(sums: dict[str, Tensor], *, stop: bool, accelerator: Accelerator) -> t
     return dict(zip(sums, together[2:], strict=True)), together[0] > 0, together[1] > 0
 
 
+def resumed_from(out: Path) -> Path | None:
+    """The run's newest whole checkpoint, None in a new run; names damaged ones on stderr. BadData if none is whole."""
+    newest, damaged = newest_checkpoint(out)
+    for reason in damaged:
+        print(f"skipped a damaged checkpoint: {reason}", file=sys.stderr)
+    if newest is None and damaged:
+        raise BadData(f"no checkpoint of {out} is whole", hint="Remove the folder or choose another --out.")
+    return newest
+
+
 def fit(stage: Stage, training: TrainingConfig, out: Path) -> Path:
     """Train until `training.steps`, or go on from the newest checkpoint in `out`; returns the last checkpoint's folder.
 
@@ -306,14 +316,8 @@ class _Fit:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> Progress:
-        newest, damaged = newest_checkpoint(self.out)
-        for reason in damaged:
-            print(f"skipped a damaged checkpoint: {reason}", file=sys.stderr)
+        newest = resumed_from(self.out)
         if newest is None:
-            if damaged:
-                raise BadData(
-                    f"no checkpoint of {self.out} is whole", hint="Remove the folder or choose another --out."
-                )
             self.ema.copy_from(self.model)
             return Progress()
         return load_training(newest, self.model, self.optimizer, self.ema)

@@ -8,7 +8,6 @@ first loss or gradient that is not finite.
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,17 +23,16 @@ from torch.distributed.tensor import DTensor
 
 from common.checkpoints import (
     durable_folder,
-    newest_checkpoint,
     prune,
     require_space,
     save_model,
     write_model_files,
 )
 from common.config import TrainingConfig, from_dict, to_dict
-from common.errors import BadData, StoppedBySignal
+from common.errors import StoppedBySignal
 from common.muon import Muon
 from common.run_folder import MetricsLog, open_run, require_tracker
-from common.training import DataPosition, StopSignals, agree, data_position
+from common.training import DataPosition, StopSignals, agree, data_position, resumed_from
 from common.training_state import (
     ExponentialMovingAverage,
     Progress,
@@ -367,14 +365,8 @@ class _Alternating:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> tuple[Progress, History]:
-        newest, damaged = newest_checkpoint(self.out)
-        for reason in damaged:
-            print(f"skipped a damaged checkpoint: {reason}", file=sys.stderr)
+        newest = resumed_from(self.out)
         if newest is None:
-            if damaged:
-                raise BadData(
-                    f"no checkpoint of {self.out} is whole", hint="Remove the folder or choose another --out."
-                )
             return Progress(), History()
         load_training(newest / "critic", self.critic.model, self.critic.optimizer, self.critic.average)
         progress = load_training(newest, self.student.model, self.student.optimizer, self.student.average)

@@ -278,6 +278,13 @@ def gates(
             "≥",
             None if least_ssim is None else SSIM_KEPT * least_ssim,
         ),
+        *_long_gates(endurance),
+        *_speed_gates(speed),
+    )
+
+
+def _long_gates(endurance: Endurance) -> tuple[Gate, ...]:
+    return (
         gate_of(
             "the long rollout is finite to its end (seconds)",
             endurance.finite_seconds,
@@ -290,6 +297,11 @@ def gates(
             "≤",
             MEMORY_GROWTH,
         ),
+    )
+
+
+def _speed_gates(speed: Speed) -> tuple[Gate, ...]:
+    return (
         gate_of(
             f"it makes at least {SPEED_UP:.0f} times the teacher's frames per second",
             speed.times_the_teacher,
