@@ -10,10 +10,10 @@ from common.config import to_dict
 from distill.alternating import History
 from distill.drift import Decay
 from distill.presets import DistillConfig
-from video_model.generator import checkpoint_config, load_video_model
+from video_model.generator import checkpoint_config, load_video_model, write_decoder
 from video_model.presets import VideoConfig
 
-PARTS = ("tokenizer", "lam", "embodiments")
+PARTS = ("tokenizer", "decoder", "lam", "embodiments")
 """Folders of every video model's checkpoint; the others (`align.robot`) hold a file for each robot."""
 
 
@@ -60,17 +60,23 @@ def write_student(
     network: Path,
     *,
     teacher: Path,
+    decoder: Path | None,
     settings: VideoConfig,
     config: DistillConfig,
     preset: str,
     card: str,
 ) -> None:
-    """A checkpoint folder with the network of a checkpoint, adapters merged, and the teacher's companions."""
+    """A checkpoint folder with the network of a checkpoint, adapters merged, and the teacher's companions.
+
+    decoder: a tiny decoder's checkpoint or run, in place of the teacher's.
+    """
     model, _ = load_video_model(network)
     told = checkpoint_config(model, replace(settings, lora_rank=0), preset=preset) | {"distilled": to_dict(config)}
     with durable_folder(folder) as temporary:
         write_model_files(temporary, tensors=model.state_dict(), config=told, card=card)
         copy_companions(teacher, temporary)
+        if decoder:
+            write_decoder(temporary, decoder)
 
 
 def student_card(

@@ -28,12 +28,20 @@ from distill.student import (
 )
 from video_model.clip_batches import open_split
 from video_model.clips import ClipWindows
-from video_model.generator import LATENT, Generator, checkpoint_config, load_generator, load_video_model
+from video_model.generator import (
+    LATENT,
+    Generator,
+    checkpoint_config,
+    load_generator,
+    load_video_model,
+    require_decoder_fits,
+)
 from video_model.labels import Labels
 from video_model.latent_windows import LatentBatch
 from video_model.lora import add_lora
 from video_model.model import VideoModel
 from video_model.presets import TIME_FACTOR, VideoConfig
+from video_model.tiny_decoder import load_tiny_decoder
 from video_model.train import SPLIT_SEED, labelled, latent_batches, window_config
 from video_model.validation import HeldOut, held_out_windows
 
@@ -58,6 +66,7 @@ class _Task:
     held_out: HeldOut
     out: Path
     latents: Path
+    decoder: Path | None
 
     def student(self, network: VideoModel) -> Generator:
         """With tokenizer, forecaster and embodiments of the teacher."""
@@ -83,14 +92,18 @@ def distill(
     actions: Path,
     out: Path,
     latents: Path | None = None,
+    decoder: Path | None = None,
 ) -> Path:
     """Train both stages, or go on there, and write the student that drifts less; returns its folder, OUT/student.
 
     teacher: a video model's checkpoint, aligned to a robot or not. data, actions: a folder of video and its latent
     actions, as the teacher was trained on. latents: folder of encoded windows, which may be that of the teacher's
-    training; by default in OUT. UserError where these do not fit each other.
+    training; by default in OUT. decoder: a tiny decoder that the student is given. UserError where these do not fit
+    each other.
     """
     generator, labels = load_generator(teacher), Labels.open(actions)
+    if decoder:
+        require_decoder_fits(load_tiny_decoder(decoder), generator.tokenizer, decoder)
     _require_fit(config, generator, labels, teacher)
     say_what_is_left_out(teacher)
     train_clips, held_out_clips = open_split(
@@ -113,6 +126,7 @@ def distill(
         ),
         out=out,
         latents=latents or out / "latents",
+        decoder=decoder,
     )
     warm = _warm_up(task)
     history = _self_force(task, warm)
@@ -257,7 +271,8 @@ def _ship(task: _Task, warm: Path, history: History) -> Path:
         shipped = f"This is stage B's network: stage C {end} without drifting less in any measurement."
     folder = task.out / "student"
     if PartialState().is_main_process:
-        options = " ".join(f"--{name} {value}" for name, value in task.given.items()) + f" --out {task.out}"
+        given = task.given | ({"decoder": str(task.decoder)} if task.decoder else {})
+        options = " ".join(f"--{name} {value}" for name, value in given.items()) + f" --out {task.out}"
         card = student_card(
             task.config,
             history,
@@ -270,6 +285,7 @@ def _ship(task: _Task, warm: Path, history: History) -> Path:
             folder,
             network,
             teacher=task.teacher_folder,
+            decoder=task.decoder,
             settings=task.settings,
             config=task.config,
             preset=task.preset,

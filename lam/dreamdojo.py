@@ -3,12 +3,21 @@
 Axes: B pairs, 2 frames of a pair, N patches of one frame, V values of one patch, C channels, D latent dimensions.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from lam.blocks import SpatialBlock, SpatioTemporalBlock, TokenTransformer, patchify, unpatchify
 from lam.interface import LamOutput, Posterior, check_shape, resized
 from lam.presets import LamModelConfig
+
+
+class Painted(NamedTuple):
+    """What is carried from frame to frame of a forecast: the last one."""
+
+    frame: Tensor
+    """(B, 3, H, W) in [-1, 1], of any size."""
 
 
 class DreamDojoLam(nn.Module):
@@ -69,23 +78,23 @@ class DreamDojoLam(nn.Module):
         painted = unpatchify(self.decoder(tokens).float(), patch=config.patch, height=config.height, width=config.width)
         return 2 * torch.sigmoid(painted) - 1
 
-    def carry(self, frame: Tensor) -> Tensor:
+    def carry(self, frame: Tensor) -> Painted:
         """frame (B, 3, H, W) in [-1, 1] of any size, to be forecast from."""
-        return frame.float()
+        return Painted(frame.float())
 
     @torch.no_grad()
-    def forecast(self, carried: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """The last frame (B, 3, H, W), codes (B, T, D) -> the T frames after it, and the last of them.
+    def forecast(self, carried: Painted, codes: Tensor) -> tuple[Tensor, Painted]:
+        """The last frame, codes (B, T, D) -> the T frames after it (B, T, 3, H, W), and the last of them.
 
         `decode` repeated. Painted at the config's size and enlarged if that is another.
         """
-        size = (carried.shape[-2], carried.shape[-1])
-        frame = resized(carried, (self.config.height, self.config.width))
+        size = (carried.frame.shape[-2], carried.frame.shape[-1])
+        frame = resized(carried.frame, (self.config.height, self.config.width))
         frames = []
         for code in codes.float().unbind(1):
             frame = self.decode(frame, code).clamp(-1, 1)
             frames.append(resized(frame, size))
-        return torch.stack(frames, dim=1), frames[-1]
+        return torch.stack(frames, dim=1), Painted(frames[-1])
 
     def forward(self, frames: Tensor, *, sample: bool) -> LamOutput:
         """frames (B, 2, 3, H, W) in [-1, 1]; the decoder gets a sample of the posterior, or its mean."""

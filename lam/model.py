@@ -11,6 +11,7 @@ Axes: B pairs, N tokens, C channels, D latent dimensions, K camera parameters (m
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,7 @@ class MotionOutput(LamOutput):
     """(B, label_dim): what the linear action head reads from the mean, only with `label_dim`."""
 
 
-@dataclass
-class Carried:
+class Carried(NamedTuple):
     """A frame, and what has become of it: where its places are now, what was added, in which light."""
 
     frame: Tensor

@@ -1,6 +1,6 @@
 """`understudy bench student`: a student's live session beside its teacher's, and beside DreamDojo's way to stream.
 
-The three make one latent each, four frames, in turns in one run, under random latent actions and with a full cache. A
+They make one latent each, four frames, in turns in one run, under random latent actions and with a full cache. A
 figure is the median over the latents; the first frame is there when the first four are made from the first picture.
 """
 
@@ -53,7 +53,9 @@ class StudentBench:
     student: WayCost
     teacher: WayCost
     re_encoding: WayCost
-    """The student, streamed in DreamDojo's way."""
+    """The student, streamed in DreamDojo's way, with the tokenizer's decoder."""
+    full_decoder: WayCost | None
+    """The student's session with the tokenizer's decoder, where it has a tiny one."""
     times_the_teacher: float
     """The student's frames per second over the teacher's."""
     times_re_encoding: float
@@ -140,7 +142,7 @@ def bench_student(
     """Measure, print, and write JSON if asked. On a GPU in bf16.
 
     size: of a preset, with random weights, in place of a checkpoint. teacher: by default the student's own network.
-    steps: by default those of the student's config. latents: that each of the three makes under the clock.
+    steps: by default those of the student's config. latents: that each way makes under the clock.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if checkpoint and not size:
@@ -157,10 +159,11 @@ def bench_student(
         generator.to(device)
     ways = [
         Session(student, steps=steps),
-        Session(other, steps=teacher_steps),
+        Session(other, steps=teacher_steps, decoder="full"),
         ReEncoding(student, steps=steps),
+        *([Session(student, steps=steps, decoder="full")] if student.tiny_decoder else []),
     ]
-    own, teachers, re_encoding = time_ways(ways, latents=latents)
+    own, teachers, re_encoding, *rest = time_ways(ways, latents=latents)
     over_teacher = own.frames_per_second / teachers.frames_per_second
     over_re_encoding = own.frames_per_second / re_encoding.frames_per_second
     result = StudentBench(
@@ -174,6 +177,7 @@ def bench_student(
         student=own,
         teacher=teachers,
         re_encoding=re_encoding,
+        full_decoder=rest[0] if rest else None,
         times_the_teacher=over_teacher,
         times_re_encoding=over_re_encoding,
         peak_gigabytes=peak_gigabytes(device),
@@ -272,6 +276,8 @@ def _print(result: StudentBench) -> None:
         caption="milliseconds: median / 99th percentile of one latent (4 frames)",
     )
     ways = {"student": result.student, "teacher": result.teacher, "DreamDojo's way": result.re_encoding}
+    if result.full_decoder:
+        ways["student, full decoder"] = result.full_decoder
     table.add_column("")
     for name, cost in ways.items():
         table.add_column(f"{name}, {cost.steps} step{'s' if cost.steps > 1 else ''}", justify="right")

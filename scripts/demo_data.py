@@ -47,6 +47,11 @@ def demo_tokenizer_path() -> Path:
     return Path(__file__).parent / "demo_tokenizer"
 
 
+def tokenizer_named(name: str) -> Path:
+    """The folder that a command line names: `demo`, the one above, or a path."""
+    return demo_tokenizer_path() if name == "demo" else Path(name)
+
+
 def demo_student_path() -> Path:
     """A student of the demo world and its robot, a checkpoint folder that ships with Understudy; see its README."""
     return Path(__file__).parent / "demo_student"

@@ -1,6 +1,7 @@
 """`understudy evaluate student`: opens student, teacher, clips and labels, has them measured, writes the card."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -31,6 +32,7 @@ def evaluate_student(
     teacher: Path,
     labels: Path,
     teacher_steps: int | None = None,
+    decoder: Literal["tiny", "full"] = "tiny",
     windows: int = 16,
     horizons: tuple[int, ...] = (13, 49, 240, 600),
     minutes: float = 10.0,
@@ -42,8 +44,8 @@ def evaluate_student(
     """Measure a student beside its teacher; print the card, then write what was asked for.
 
     data: a folder of video that training did not see; labels: what `understudy label` made of it. teacher_steps: for
-    each latent, by default the checkpoint's. windows: of each horizon, about. UserError and BadData before anything is
-    written.
+    each latent, by default the checkpoint's. decoder: the student's, if it has a tiny one; the teacher's is always its
+    tokenizer's. windows: of each horizon, about. UserError and BadData before anything is written.
     """
     _check_options(horizons, windows=windows, minutes=minutes, seeds=seeds, teacher_steps=teacher_steps)
     check_outputs(json_path, html_path)
@@ -52,6 +54,7 @@ def evaluate_student(
     for generator in (own, other):
         check_labels(generator, known, labels)
     _check_alike(own, other, student, teacher)
+    own = own.live() if decoder == "tiny" else own
     clips = open_folder(data).clips
     known.require(clips)
     shown = own.config.data
@@ -65,7 +68,7 @@ def evaluate_student(
             f"no clip of {data} has {min(found)} labelled frames in one scene",
             hint="Give longer clips, or a shorter horizon with --horizons.",
         )
-    sessions = [Session(own), Session(other, steps=teacher_steps)]
+    sessions = [Session(own, decoder=decoder), Session(other, steps=teacher_steps, decoder="full")]
 
     def time() -> Speed:
         costs = time_ways(sessions, latents=TIMED_LATENTS)

@@ -1,6 +1,6 @@
 """A copy of a checkpoint that is small enough to ship: the same files, the networks' weights in half precision.
 
-    python -m scripts.small_copy CHECKPOINT OUT
+    python -m scripts.small_copy CHECKPOINT OUT [--decoder DECODER]
 
 Loaded, they are in single precision again, rounded; films differ by less than a grey level (tests/test_small_copy.py).
 """
@@ -15,22 +15,26 @@ from safetensors.torch import save_file
 
 from common.checkpoints import MANIFEST, durable_folder, find_checkpoint
 from common.errors import UserError
+from video_model.generator import write_decoder
 
 NETWORK = "model.safetensors"
 
 
-def small_copy(checkpoint: Path, out: Path, /) -> None:
+def small_copy(checkpoint: Path, out: Path, /, decoder: Path | None = None) -> None:
     """Write OUT without training states.
 
     Args:
         checkpoint: A checkpoint folder, or the folder of a run (its newest checkpoint).
         out: A new folder.
+        decoder: A tiny decoder (`understudy train decoder`) that a video model is given on the way.
     """
     if out.exists():
         raise UserError(f"{out} exists already", hint="Choose another folder.")
     with durable_folder(out) as folder:
         left_out = shutil.ignore_patterns("training", MANIFEST)
         shutil.copytree(find_checkpoint(checkpoint), folder, ignore=left_out, dirs_exist_ok=True)
+        if decoder:
+            write_decoder(folder, decoder)
         for file in sorted(folder.rglob(NETWORK)):
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata()

@@ -7,7 +7,7 @@ from scripts.verbs_convert import convert_cosmos, convert_dreamdojo_lam, convert
 from scripts.verbs_data import data_check, data_demo, data_episodes, data_prepare, data_scan
 from scripts.verbs_evaluate import evaluate_align, evaluate_lam, evaluate_student, evaluate_video
 from scripts.verbs_machine import bench_decode, bench_lam, bench_student, bench_video, doctor, quickstart
-from scripts.verbs_train import train_distill, train_lam, train_tokenizer, train_video
+from scripts.verbs_train import train_decoder, train_distill, train_lam, train_tokenizer, train_video
 from scripts.verbs_use import label, rollout
 
 TREE: dict[str, Any] = {
@@ -20,7 +20,13 @@ TREE: dict[str, Any] = {
         "check": data_check,
         "episodes": data_episodes,
     },
-    "train": {"tokenizer": train_tokenizer, "lam": train_lam, "video": train_video, "distill": train_distill},
+    "train": {
+        "tokenizer": train_tokenizer,
+        "lam": train_lam,
+        "video": train_video,
+        "decoder": train_decoder,
+        "distill": train_distill,
+    },
     "align": align,
     "label": label,
     "rollout": rollout,

@@ -4,6 +4,7 @@ Modules that import torch, PyAV or pyarrow are imported inside the verb, so that
 """
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -195,6 +196,7 @@ def evaluate_student(words: list[str], program: str) -> None:
         teacher: Path,
         actions: Path,
         teacher_steps: int | None = None,
+        decoder: Literal["tiny", "full"] = "tiny",
         windows: int = 16,
         horizons: tuple[int, ...] = (13, 49, 240, 600),
         minutes: float = 10.0,
@@ -213,6 +215,7 @@ def evaluate_student(words: list[str], program: str) -> None:
             teacher: The checkpoint that it was distilled from.
             actions: The latent actions of the data, written by `understudy label` with the model of training.
             teacher_steps: The teacher's sampling steps per latent; by default as it was trained for.
+            decoder: The student's: its tiny one, if it has one, or its tokenizer's. The teacher's is the tokenizer's.
             windows: At most about so many windows of each horizon, spread over the clips.
             horizons: Frames of the films; those for which no clip is long enough are left out, and named.
             minutes: Of film that the student makes in one go.
@@ -227,6 +230,7 @@ def evaluate_student(words: list[str], program: str) -> None:
             teacher=teacher,
             labels=actions,
             teacher_steps=teacher_steps,
+            decoder=decoder,
             windows=windows,
             horizons=horizons,
             minutes=minutes,

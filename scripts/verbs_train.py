@@ -11,7 +11,14 @@ from tyro.conf import Positional, arg
 from distill.presets import DISTILL_PRESETS, DistillConfig
 from lam.presets import PRESETS, LamConfig
 from scripts.verb_options import parse, preset_named
-from video_model.presets import TOKENIZER_PRESETS, VIDEO_PRESETS, TokenizerConfig, VideoConfig
+from video_model.presets import (
+    DECODER_PRESETS,
+    TOKENIZER_PRESETS,
+    VIDEO_PRESETS,
+    TinyDecoderConfig,
+    TokenizerConfig,
+    VideoConfig,
+)
 
 
 def train_lam(words: list[str], program: str) -> None:
@@ -74,6 +81,34 @@ def train_tokenizer(words: list[str], program: str) -> None:
     parse(run, words, program)
 
 
+def train_decoder(words: list[str], program: str) -> None:
+    """train a small, quick decoder for a tokenizer's latents, for live use: PRESET is tiny or wan21"""
+    name = preset_named(words, program, DECODER_PRESETS)
+
+    def run(
+        preset: Positional[str],
+        /,
+        tokenizer: str,
+        data: tuple[Path, ...],
+        out: Path,
+        config: Annotated[TinyDecoderConfig, arg(name="")] = DECODER_PRESETS[name](),  # noqa: B008
+    ) -> None:
+        """Train a tiny decoder. The same command again goes on where it stopped.
+
+        Args:
+            preset: tiny (for the tokenizer `tiny`, minutes on 2 CPU cores), or wan21 (for Wan 2.1's, one GPU).
+            tokenizer: Folder of the tokenizer: a checkpoint, a run, or a published Wan autoencoder; or `demo`.
+            data: Folders of video files.
+            out: Folder of the run: config, metrics, sample pictures, checkpoints.
+        """
+        from scripts.demo_data import tokenizer_named
+        from video_model.tiny_decoder_train import train
+
+        print(train(config, preset=preset, tokenizer=tokenizer_named(tokenizer), data=data, out=out))
+
+    parse(run, words, program)
+
+
 def train_video(words: list[str], program: str) -> None:
     """train a video model on folders of video and their latent actions: PRESET is tiny, small or cosmos-2b"""
     name = preset_named(words, program, VIDEO_PRESETS)
@@ -107,17 +142,16 @@ def train_video(words: list[str], program: str) -> None:
             latents: Folder for the encoded windows (--data.encode-once), which runs on the same data may share; by
                 default in the run.
         """
-        from scripts.demo_data import demo_tokenizer_path
+        from scripts.demo_data import tokenizer_named
         from video_model.train import train
 
-        folder = demo_tokenizer_path() if tokenizer == "demo" else Path(tokenizer)
         print(
             train(
                 config,
                 preset=preset,
                 data=data,
                 actions=actions,
-                tokenizer=folder,
+                tokenizer=tokenizer_named(tokenizer),
                 out=out,
                 lam=lam,
                 init=init,
@@ -140,6 +174,7 @@ def train_distill(words: list[str], program: str) -> None:
         actions: Path,
         out: Path,
         latents: Path | None = None,
+        decoder: Path | None = None,
         config: Annotated[DistillConfig, arg(name="")] = DISTILL_PRESETS[name](),  # noqa: B008
     ) -> None:
         """Distil a video model: first the student learns to make in few steps what its teacher makes in many, then the
@@ -152,10 +187,20 @@ def train_distill(words: list[str], program: str) -> None:
             actions: Their latent actions, written by `understudy label`.
             out: Folder of the run. The student is OUT/student, a video model as any other.
             latents: Folder of encoded windows, such as the teacher's training made; by default in the run.
+            decoder: A tiny decoder (`understudy train decoder`) that the student is given for live use.
         """
         from distill.train import distill
 
-        student = distill(config, preset=preset, teacher=teacher, data=data, actions=actions, out=out, latents=latents)
+        student = distill(
+            config,
+            preset=preset,
+            teacher=teacher,
+            data=data,
+            actions=actions,
+            out=out,
+            latents=latents,
+            decoder=decoder,
+        )
         print(f"{student}\nNext: understudy rollout {student} ...")
 
     parse(run, words, program)

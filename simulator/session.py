@@ -2,7 +2,8 @@
 
 A session drives a robot (`align.robot`), or a plain generator with latent actions. Where it stands is a value, a
 `Moment`, so that many sessions share one model, and each can go back. Same first picture, seed and controls: same
-frames, whether they come in chunks or all at once (`Robot.rollout`).
+frames, whether they come in chunks or all at once (`Robot.rollout`, which takes the full decoder). Sessions that begin
+at different times go on in one batch by `step_together`.
 
 Axes: B sessions, T rows of controls, A columns, H x W pixels. Several sessions that begin together are one `Session`
 with the axis B before all others; for a single one there is no such axis ("..." below).
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from align.robot import Robot
 from video_model.films import as_films, as_pictures
 from video_model.generator import LATENT, Generator
 from video_model.presets import TIME_FACTOR
-from video_model.rollout import Stream, advance, start
+from video_model.rollout import Stream, advance, joined, start
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,18 @@ class Stopwatch:
 class Session:
     """One live session, or several that began together."""
 
-    def __init__(self, driven: Robot | Generator, *, steps: int | None = None) -> None:
-        """steps: from noise to a latent, by default as the model's config says. ValueError below 1."""
+    def __init__(
+        self, driven: Robot | Generator, *, steps: int | None = None, decoder: Literal["tiny", "full"] = "tiny"
+    ) -> None:
+        """steps: from noise to a latent, by default as the model's config says; ValueError below 1.
+
+        decoder: what makes frames of latents. The tiny one is quicker; where the model has none, it is the full one.
+        """
         if steps is not None and steps < 1:
             raise ValueError(f"a latent takes at least 1 step, not {steps}")
         self.robot = driven if isinstance(driven, Robot) else None
-        self.generator = driven.generator if isinstance(driven, Robot) else driven
+        generator = driven.generator if isinstance(driven, Robot) else driven
+        self.generator = generator.live() if decoder == "tiny" else generator
         self.steps = steps or self.generator.config.sampling_steps
         self._moment: Moment | None = None
 
@@ -127,25 +135,11 @@ class Session:
             raise ValueError(f"{len(moment.past)} sessions need as many arrays of controls, not {len(given)}")
         pairs = zip(given, moment.past[:, -1], strict=True)
         rows = np.stack([self._four_rows(of_one, in_force) for of_one, in_force in pairs])
-        watch = Stopwatch(self.generator.device)
-        with watch("total"):
-            with watch("controls"):
-                embodiment, actions, told = self._actions(rows, moment.past)
-            made = advance(
-                self.generator,
-                moment.stream,
-                actions,
-                embodiment=embodiment,
-                steps=self.steps,
-                told=told,
-                timed=watch,
-            )
-            frames = as_pictures(made)
-        past = np.concatenate((moment.past, rows), axis=1)[:, -HISTORY:]
-        self._moment = replace(moment, past=past, made=moment.made + TIME_FACTOR)
+        frames, milliseconds = self._advanced(moment.stream, rows, list(moment.past))
+        self._moment = _after(moment, moment.stream, rows)
         if not moment.batched:
             frames, rows = frames[0], rows[0]
-        return Step(frames, rows, moment.made + 1, watch.milliseconds)
+        return Step(frames, rows, moment.made + 1, milliseconds)
 
     def snapshot(self) -> Moment:
         """This moment, to come back to as often as one likes, in any session over the same model."""
@@ -161,6 +155,20 @@ class Session:
             raise ValueError("the session has no first frame: call reset")
         return self._moment
 
+    def _advanced(
+        self, stream: Stream, rows: np.ndarray, pasts: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The stream's next frames, uint8 (B, 4, H, W, 3), under rows (B, 4, A), each after a past (P, A); times."""
+        watch = Stopwatch(self.generator.device)
+        with watch("total"):
+            with watch("controls"):
+                embodiment, actions, told = self._actions(rows, pasts)
+            made = advance(
+                self.generator, stream, actions, embodiment=embodiment, steps=self.steps, told=told, timed=watch
+            )
+            frames = as_pictures(made)
+        return frames, watch.milliseconds
+
     def _four_rows(self, given: np.ndarray | Sequence[np.ndarray], in_force: np.ndarray) -> np.ndarray:
         """Rows (T, A) of one session, T <= 4, after the row (A,) in force -> (4, A)."""
         rows = checked_rows(given, self.width)
@@ -172,26 +180,63 @@ class Session:
         last = rows[-1] if len(rows) else in_force
         return np.concatenate((rows, self.robot.embodiment.neutral(last, rows=missing)))
 
-    def _actions(self, rows: np.ndarray, past: np.ndarray) -> tuple[str, Tensor, Tensor | None]:
-        """Of rows (B, 4, A) after `past`: the embodiment's name, its actions (B, 4, ...), what a forecast is told."""
+    def _actions(self, rows: np.ndarray, pasts: Sequence[np.ndarray]) -> tuple[str, Tensor, Tensor | None]:
+        """Of rows (B, 4, A): the embodiment's name, its actions (B, 4, ...), what a forecast is told."""
         if self.robot is None:
             return LATENT, torch.from_numpy(rows), None
         told = None
-        if self.robot.adapter is not None:  # looks back, but no further than `past` goes
+        if self.robot.adapter is not None:  # looks back, but no further than a past goes
             told = torch.from_numpy(
                 np.stack(
                     [
                         self.robot.latent_actions(np.concatenate((held[1:], new)), held[0])[-TIME_FACTOR:]
-                        for new, held in zip(rows, past, strict=True)
+                        for new, held in zip(rows, pasts, strict=True)
                     ]
                 )
             )
         if self.robot.own_network:
             embodiment = self.robot.embodiment
-            changes = embodiment.normalised(embodiment.relative(rows, past[:, -1]))
+            in_force = np.stack([past[-1] for past in pasts])
+            changes = embodiment.normalised(embodiment.relative(rows, in_force))
             return embodiment.name, torch.from_numpy(changes).float(), told
         assert told is not None
         return LATENT, told, told
+
+
+def step_together(sessions: Sequence[Session], controls: Sequence[np.ndarray]) -> list[Step]:
+    """One step of each of some sessions over one model, as each would make it alone, but in as few passes as can be.
+
+    Those go in one batch whose streams are full, whenever they began, and those of equal age. controls: of each
+    session, (T, A). Milliseconds are those of the pass that a session was in. ValueError if the sessions are not of one
+    model or not single ones.
+    """
+    lead = sessions[0]
+    for session in sessions:
+        if (session.generator.model, session.robot, session.steps) != (lead.generator.model, lead.robot, lead.steps):
+            raise ValueError("sessions that step together are over one model and take the same number of steps")
+    moments = [session._now() for session in sessions]
+    if any(moment.batched for moment in moments):
+        raise ValueError("sessions that step together are single ones")
+    pairs = zip(sessions, controls, moments, strict=True)
+    rows = [session._four_rows(given, moment.past[0, -1]) for session, given, moment in pairs]
+    steps: dict[int, Step] = {}
+    for age in {moment.stream.age for moment in moments}:
+        which = [number for number, moment in enumerate(moments) if moment.stream.age == age]
+        stream = joined([moments[number].stream for number in which])
+        films, milliseconds = lead._advanced(
+            stream, np.stack([rows[n] for n in which]), [moments[n].past[0] for n in which]
+        )
+        for row, (number, frames) in enumerate(zip(which, films, strict=True)):
+            own = moments[number]
+            sessions[number]._moment = _after(own, stream.video(row), rows[number][None])
+            steps[number] = Step(frames, rows[number], own.made + 1, milliseconds)
+    return [steps[number] for number in range(len(sessions))]
+
+
+def _after(moment: Moment, stream: Stream, rows: np.ndarray) -> Moment:
+    """The moment after rows (B, 4, A)."""
+    past = np.concatenate((moment.past, rows), axis=1)[:, -HISTORY:]
+    return replace(moment, stream=stream, past=past, made=moment.made + TIME_FACTOR)
 
 
 class LatestControls:

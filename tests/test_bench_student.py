@@ -10,8 +10,9 @@ import torch
 from common.errors import UserError
 from scripts.bench_student import ReEncoding, bench_student, untrained
 from scripts.cli import main
+from scripts.small_copy import small_copy
 from tests.test_video_model import randomise
-from tests.tiny_robot import CODE, SIDE, TOKENIZER, VIDEO, write_video_model
+from tests.tiny_robot import CODE, SIDE, TOKENIZER, VIDEO, write_tiny_decoder, write_video_model
 from video_model.cache import attention_mask, visible_frames
 from video_model.films import as_films, as_pictures
 from video_model.generator import LATENT, Embodiment, Generator, build_video_model
@@ -98,6 +99,14 @@ def test_another_network_may_be_the_teacher(checkpoint: Path, tmp_path: Path):
     found = bench_student(checkpoint, teacher=teacher, teacher_steps=2, latents=1)
     assert found.teacher_name == str(teacher)
     assert found.teacher.parts["forecast"].p50 < found.student.parts["forecast"].p50
+
+
+def test_a_student_with_a_tiny_decoder_is_timed_with_both(checkpoint: Path, tmp_path: Path):
+    small_copy(checkpoint, tmp_path / "quick", decoder=write_tiny_decoder(tmp_path / "decoder"))
+    found = bench_student(tmp_path / "quick", latents=2)
+    assert found.full_decoder and found.full_decoder.steps == found.student.steps
+    assert found.student.parts["decode"].p50 < found.full_decoder.parts["decode"].p50
+    assert bench_student(checkpoint, latents=1).full_decoder is None
 
 
 def test_what_cannot_be_measured_is_refused(checkpoint: Path):

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from align.presets import AlignConfig
 from align.robot import load_robot, robot_names
 from align.train import align
-from common.checkpoints import save_model
+from common.checkpoints import MANIFEST, durable_folder, save_model
 from common.config import TrainingConfig
-from common.errors import StoppedBySignal, UserError
+from common.errors import BadData, StoppedBySignal, UserError
 from distill import train as distill_train
 from distill.drift import Decay, Drift, measure_drift
 from distill.presets import DISTILL_PRESETS, DistillConfig, DriftConfig, SelfForcingConfig, WarmUpConfig
@@ -25,6 +25,7 @@ from distill.student import copy_companions, own_networks, say_what_is_left_out
 from distill.train import distill
 from lam.label import label
 from scripts import cli
+from scripts.small_copy import small_copy
 from tests.counted_clips import write_clip
 from tests.labelled_clips import write_labels
 from tests.square_robot import recording
@@ -35,6 +36,7 @@ from tests.tiny_robot import (
     VIDEO,
     robot_episodes,
     write_robot_dataset,
+    write_tiny_decoder,
     write_video_model,
 )
 from video_model.generator import Generator, load_generator
@@ -107,7 +109,7 @@ def _normalise(folder: Path) -> None:
     save_model(folder, tensors=tokenizer.state_dict(), config=tokenizer_config(TOKENIZER, preset="tiny"), card="")
 
 
-def run(config: DistillConfig, world: Path, out: Path, *, teacher: str = "clean") -> Path:
+def run(config: DistillConfig, world: Path, out: Path, *, teacher: str = "clean", decoder: Path | None = None) -> Path:
     return distill(
         config,
         preset="tiny",
@@ -116,6 +118,7 @@ def run(config: DistillConfig, world: Path, out: Path, *, teacher: str = "clean"
         actions=world / "labels",
         out=out,
         latents=world / f"latents-{teacher}",
+        decoder=decoder,
     )
 
 
@@ -161,6 +164,29 @@ def test_the_same_command_again_trains_nothing(world: Path, straight: Path, tmp_
     made = film(run(CONFIG, world, straight))
     assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("step-*/model.safetensors")}
     assert torch.equal(film(tmp_path / "copy" / "student"), made)
+
+
+def test_a_student_is_given_a_decoder_without_being_trained_again(world: Path, straight: Path, tmp_path: Path):
+    shutil.copytree(straight, tmp_path / "run")
+    decoder = write_tiny_decoder(tmp_path / "decoder")
+    student = run(CONFIG, world, tmp_path / "run", decoder=decoder)
+    assert torch.equal(film(student), film(straight / "student"))
+    loaded = load_generator(student)
+    assert loaded.tiny_decoder and loaded.live().decoder is loaded.tiny_decoder and loaded.decoder is loaded.tokenizer
+    assert f"--decoder {decoder}" in (student / "README.md").read_text()
+    copy_companions(student, tmp_path / "companions")
+    assert same(tmp_path / "companions/decoder/model.safetensors", decoder / "model.safetensors")
+    other = write_tiny_decoder(tmp_path / "other", latent_channels=6)
+    with pytest.raises(BadData, match="latents of 6 channels, 4 pixels wide a place; the tokenizer's have 4 and 4"):
+        run(CONFIG, world, tmp_path / "run", decoder=other)
+    with pytest.raises(BadData, match="latents of 6 channels"):
+        small_copy(student, tmp_path / "small", decoder=other)
+    with durable_folder(student) as folder:
+        left_out = shutil.ignore_patterns(MANIFEST)
+        shutil.copytree(straight / "student", folder, dirs_exist_ok=True, ignore=left_out)
+        shutil.copytree(other, folder / "decoder", ignore=left_out)
+    with pytest.raises(BadData, match="latents of 6 channels"):
+        load_generator(student)
 
 
 def test_both_stages_go_on_bit_for_bit(world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

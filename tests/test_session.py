@@ -11,13 +11,14 @@ from align.control_group import ControlGroup
 from align.embodiment import RobotEmbodiment
 from align.robot import Robot, video_embodiment
 from lam.model import LatentActionModel
-from simulator.session import LatestControls, Moment, QueuedControls, Session, Step, frame_hash
+from simulator.session import LatestControls, Moment, QueuedControls, Session, Step, frame_hash, step_together
 from tests.test_video_model import randomise
-from tests.tiny_robot import CODE, LAM, SIDE, TOKENIZER, VIDEO
+from tests.tiny_robot import CODE, DECODER, LAM, SIDE, TOKENIZER, VIDEO
 from video_model.films import as_films, as_pictures
 from video_model.forecast import Forecaster
 from video_model.generator import LATENT, Embodiment, Generator, build_video_model
-from video_model.rollout import rollout
+from video_model.rollout import joined, rollout
+from video_model.tiny_decoder import TinyDecoder
 from video_model.tokenizer import build_tokenizer
 
 GROUPS = (
@@ -312,3 +313,56 @@ def test_what_no_session_begins_with_is_refused(driven: dict[str, Robot | Genera
     together.reset(np.stack([picture()] * 2), seed=0)
     with pytest.raises(ValueError, match="2 sessions need as many arrays of controls, not 1"):
         together.step([controls(4, width=CODE)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sessions_begun_at_any_time_step_together_as_each_does_alone(driven: dict[str, Robot | Generator], kind: str):
+    which, width = driven[kind], WIDTH if isinstance(driven[kind], Robot) else CODE
+    ages = (0, 1, 1, 5, 7)  # the cache is full from 3 latents on, and its ring and the forecast differ in phase
+    told = [controls(4 * age + 12, width=width, seed=number) for number, age in enumerate(ages)]
+    alone, together = ([begun(which, seed=number) for number in range(len(ages))] for _ in range(2))
+    for sessions in (alone, together):
+        for session, age, rows in zip(sessions, ages, told, strict=True):
+            for latent in range(age):
+                session.step(rows[4 * latent : 4 * latent + 4])
+    for turn in range(3):
+        now = [rows[4 * (age + turn) : 4 * (age + turn) + 4 - turn % 2] for age, rows in zip(ages, told, strict=True)]
+        expected = [session.step(rows) for session, rows in zip(alone, now, strict=True)]
+        made = step_together(together, now)
+        for one, other, own, joint in zip(expected, made, alone, together, strict=True):
+            assert np.array_equal(one.controls, other.controls) and one.first == other.first
+            assert np.abs(one.frames.astype(int) - other.frames).max() <= 1
+            # A warp jumps at a picture's edge, so that rounding may show at a pixel or two.
+            assert ((last(own) - last(joint)).abs() > 1e-4).float().mean() < 0.01
+    assert np.abs(made[3].frames.astype(int) - made[4].frames).mean() > 3, "their films differ"
+
+
+def test_what_cannot_step_together_is_refused(driven: dict[str, Robot | Generator]):
+    session, rows = begun(driven["latent"]), controls(4, width=CODE)
+    with pytest.raises(ValueError, match="over one model"):
+        step_together([session, begun(driven["latent with forecast"])], [rows, rows])
+    with pytest.raises(ValueError, match="same number of steps"):
+        step_together([session, begun(driven["latent"], steps=1)], [rows, rows])
+    many = Session(driven["latent"])
+    many.reset(picture()[None], seed=0)
+    with pytest.raises(ValueError, match="single ones"):
+        step_together([session, many], [rows, rows])
+    session.step(rows)
+    with pytest.raises(ValueError, match=r"different ages, \[1, 2\]"):
+        joined([session.snapshot().stream, begun(driven["latent"]).snapshot().stream])
+
+
+def test_a_session_shows_what_the_tiny_decoder_makes_unless_it_is_asked_not_to():
+    torch.manual_seed(0)
+    with_tiny = generator(forecast=False)
+    with_tiny.tiny_decoder = TinyDecoder(DECODER.model, latent_channels=4).eval()
+    rows = controls(8, width=CODE)
+    quick, full = begun(with_tiny), Session(with_tiny, decoder="full")
+    full.reset(picture(), seed=0)
+    assert not np.array_equal(quick.step(rows[:4]).frames, full.step(rows[:4]).frames)
+    film = rollout(with_tiny, as_films([picture()[None]], "cpu")[:, 0], torch.from_numpy(rows)[None], seed=0)
+    assert np.array_equal(full.step(rows[4:]).frames, as_pictures(film[0, 5:]))
+    live = rollout(with_tiny.live(), as_films([picture()[None]], "cpu")[:, 0], torch.from_numpy(rows)[None], seed=0)
+    assert np.array_equal(quick.step(rows[4:]).frames, as_pictures(live[0, 5:]))
+    without = generator(forecast=False)
+    assert without.live().decoder is without.tokenizer

@@ -15,6 +15,8 @@ from lam.model import LatentActionModel
 from lam.presets import LamConfig, LamDataConfig, LamModelConfig
 from video_model.generator import LATENT, Embodiment, build_video_model, checkpoint_config, write_companions
 from video_model.presets import (
+    TinyDecoderConfig,
+    TinyDecoderModelConfig,
     TokenizerConfig,
     TokenizerDataConfig,
     TokenizerModelConfig,
@@ -23,6 +25,8 @@ from video_model.presets import (
     VideoLossConfig,
     VideoModelConfig,
 )
+from video_model.tiny_decoder import TinyDecoder
+from video_model.tiny_decoder import checkpoint_config as decoder_config
 from video_model.tokenizer import build_tokenizer
 from video_model.tokenizer import checkpoint_config as tokenizer_config
 
@@ -35,6 +39,7 @@ TOKENIZER = TokenizerConfig(
     model=TokenizerModelConfig(base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=(1, 1, 1), num_res_blocks=1),
     data=TokenizerDataConfig(height=SIDE, width=SIDE),
 )
+DECODER = TinyDecoderConfig(model=TinyDecoderModelConfig(channels=(4, 4, 4), blocks=1), data=TOKENIZER.data)
 VIDEO = VideoConfig(
     model=VideoModelConfig(heads=2, head_dim=12, layers=2, modulation_dim=8),
     loss=VideoLossConfig(window=2, sink=1, shift=2.0),
@@ -103,4 +108,12 @@ def write_video_model(root: Path, *, forecast: bool = True) -> Path:
     write_companions(
         folder, tokenizer=root / "tokens", embodiments=bodies, lam=write_lam(root / "lam") if forecast else None
     )
+    return folder
+
+
+def write_tiny_decoder(folder: Path, *, latent_channels: int = 4) -> Path:
+    torch.manual_seed(0)
+    model = TinyDecoder(DECODER.model, latent_channels=latent_channels)
+    config = decoder_config(DECODER, preset="tiny", latent_channels=latent_channels)
+    save_model(folder, tensors=model.state_dict(), config=config, card="")
     return folder

@@ -68,6 +68,12 @@ class KVCache:
     def copy(self) -> Self:
         return replace(self, keys=self.keys.clone(), values=self.values.clone())
 
+    def turned(self) -> Self:
+        """A full cache's copy that begins with its oldest latent: of the same form whenever the stream began."""
+        assert self.filled == self.sink + self.window
+        order = self.positions().argsort()
+        return replace(self, keys=self.keys[:, :, :, order], values=self.values[:, :, :, order], written=self.filled)
+
     @property
     def filled(self) -> int:
         """Latents that can be seen: those in the first slots."""

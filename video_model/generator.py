@@ -2,12 +2,13 @@
 
 On disk one folder: the network (`config.json`, `model.safetensors`), the tokenizer in `tokenizer/` and, for a model
 with a forecast, the latent action model in `lam/`, both as given, and one `embodiments/NAME.json` for each embodiment.
+In `decoder/` there may be a quick decoder for live use.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from video_model.forecast import Forecaster
 from video_model.lora import merged
 from video_model.model import VideoModel
 from video_model.presets import VideoConfig, VideoModelConfig
+from video_model.tiny_decoder import TinyDecoder, load_tiny_decoder
 from video_model.tokenizer import Tokenizer, load_tokenizer
 
 LATENT = "latent"
@@ -60,6 +62,19 @@ class Generator:
     config: VideoConfig
     forecaster: Forecaster | None = None
     """Where the network takes a forecast."""
+    tiny_decoder: TinyDecoder | None = None
+    """A quicker decoder of the tokenizer's latents, if there is one."""
+    quick: bool = False
+    """Frames are decoded by it, not by the tokenizer: see `live`."""
+
+    @property
+    def decoder(self) -> Tokenizer | TinyDecoder:
+        """What turns the network's latents into frames."""
+        return self.tiny_decoder if self.quick and self.tiny_decoder else self.tokenizer
+
+    def live(self) -> Self:
+        """The same networks; frames are decoded by the tiny decoder, if there is one."""
+        return replace(self, quick=True)
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +84,8 @@ class Generator:
         """Moves all networks."""
         nn.Module.to(self.model, device)
         self.tokenizer.to(device)
+        if self.tiny_decoder:
+            self.tiny_decoder.to(device)
         if self.forecaster:
             self.forecaster.to(device)
         return self
@@ -127,6 +144,16 @@ def write_companions(
         write_text(folder / "embodiments" / f"{name}.json", json.dumps(asdict(embodiment), indent=1))
 
 
+def write_decoder(folder: Path, decoder: Path) -> None:
+    """Copy a tiny decoder's checkpoint, or a run's newest one, into a video model's, in place of one that is there.
+
+    BadData if it does not fit the tokenizer there.
+    """
+    require_decoder_fits(load_tiny_decoder(decoder), load_tokenizer(folder / "tokenizer"), decoder)
+    shutil.rmtree(folder / "decoder", ignore_errors=True)
+    shutil.copytree(find_checkpoint(decoder), folder / "decoder", ignore=shutil.ignore_patterns("training", MANIFEST))
+
+
 def find_tokenizer(path: Path) -> Path:
     """The folder that holds the tokenizer's files: of a checkpoint, a run or a published autoencoder."""
     for folder in (path, path / "vae"):
@@ -163,12 +190,31 @@ def load_generator(path: Path) -> Generator:
     embodiments = {}
     for file in sorted((folder / "embodiments").glob("*.json")):
         embodiments[file.stem] = from_dict(Embodiment, json.loads(file.read_text()), where=str(file))
+    tokenizer = load_tokenizer(folder / "tokenizer")
     return Generator(
         model=model,
-        tokenizer=load_tokenizer(folder / "tokenizer"),
+        tokenizer=tokenizer,
+        tiny_decoder=_tiny_decoder(folder / "decoder", tokenizer) if (folder / "decoder").is_dir() else None,
         forecaster=Forecaster.open(folder / "lam", span=config.data.forecast_span)
         if model.config["forecast"]
         else None,
         embodiments=embodiments,
         config=config,
     )
+
+
+def _tiny_decoder(path: Path, tokenizer: Tokenizer) -> TinyDecoder:
+    decoder = load_tiny_decoder(path)
+    require_decoder_fits(decoder, tokenizer, path)
+    return decoder
+
+
+def require_decoder_fits(decoder: TinyDecoder, tokenizer: Tokenizer, path: Path) -> None:
+    """BadData unless the decoder in `path` takes latents of the tokenizer's size."""
+    own, given = (decoder.z_dim, decoder.space_factor), (tokenizer.z_dim, tokenizer.space_factor)
+    if own != given:
+        raise BadData(
+            f"the decoder in {path} takes latents of {own[0]} channels, {own[1]} pixels wide a place; the tokenizer's "
+            f"have {given[0]} and {given[1]}",
+            hint="Train one for this tokenizer: understudy train decoder PRESET --tokenizer TOKENIZER ...",
+        )

@@ -179,6 +179,69 @@ TOKENIZER_PRESETS = {"tiny": tokenizer_tiny, "wan21": tokenizer_wan21}
 
 
 @dataclass(frozen=True)
+class TinyDecoderModelConfig:
+    """Sizes of a small decoder for live use; `video_model.tiny_decoder.TinyDecoder`."""
+
+    channels: tuple[int, ...] = (256, 128, 64, 64)
+    """Of each stage, from the latents out; between two stages the sides double, and twice the number of frames."""
+    blocks: int = 3
+    """Of each stage."""
+    patch_size: int = 1
+    """Side in pixels of the squares that the last convolution makes at once."""
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 3 or min(self.channels) < 1:
+            raise UserError(f"model.channels needs three numbers or more, all from 1 on, not {self.channels}")
+        for name in ("blocks", "patch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def space_factor(self) -> int:
+        """Pixels along a side of the square that one place of a latent stands for."""
+        return self.patch_size * 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class TinyDecoderConfig:
+    """Everything that decides a trained tiny decoder, but for the video and the tokenizer."""
+
+    model: TinyDecoderModelConfig = field(default_factory=TinyDecoderModelConfig)
+    sharpness_weight: float = 0.5
+    """Price of an error of the differences between neighbouring pixels, over that of the pixels."""
+    data: TokenizerDataConfig = field(default_factory=TokenizerDataConfig)
+    augment: TokenizerAugmentConfig = field(default_factory=TokenizerAugmentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.sharpness_weight < 0:
+            raise UserError(f"sharpness_weight must not be negative, not {self.sharpness_weight}")
+
+
+def decoder_tiny() -> TinyDecoderConfig:
+    """0.4 M parameters for `tokenizer_tiny`: ten minutes on two CPU cores."""
+    return TinyDecoderConfig(
+        model=TinyDecoderModelConfig(channels=(64, 48, 24), blocks=1, patch_size=2),
+        data=TokenizerDataConfig(height=64, width=64, frames=17, buffer_windows=512),
+        augment=TokenizerAugmentConfig(crop=32, colour=True),
+        training=TrainingConfig(
+            steps=2000, batch_size=8, optimizer="muon", learning_rate=5e-3, warmup_steps=50, ema_decay=0.995
+        ),
+    )
+
+
+def decoder_wan21() -> TinyDecoderConfig:
+    """9.8 M parameters for Wan 2.1's autoencoder, as TAEHV's, on crops of 240x320 pixels, for one GPU."""
+    return TinyDecoderConfig(
+        augment=TokenizerAugmentConfig(crop=128),
+        training=TrainingConfig(steps=50_000, batch_size=16, learning_rate=3e-4, precision="bf16", save_every=2_000),
+    )
+
+
+DECODER_PRESETS = {"tiny": decoder_tiny, "wan21": decoder_wan21}
+
+
+@dataclass(frozen=True)
 class VideoModelConfig:
     """Sizes of a video model that is trained from scratch; `video_model.model.VideoModel` without text."""
 

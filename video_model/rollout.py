@@ -8,7 +8,7 @@ Axes: B samples, T frames, A values of one action, H x W pixels.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,9 @@ from video_model.generator import LATENT, Generator
 from video_model.layers import Actions
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import DecoderState, EncoderState
+
+DECODED_ALIKE = 3
+"""Latents after which a decoder's or encoder's state has the form that it keeps."""
 
 Timed = Callable[[str], AbstractContextManager[object]]
 """From the name of a part of the work to what is entered around it."""
@@ -55,12 +58,61 @@ class Stream:
         """(B, C, 1, h, w), drawn for each video by itself."""
         return torch.stack([torch.randn(self.shape, generator=random) for random in self.random]).to(device)
 
+    @property
+    def age(self) -> int:
+        """Latents so far, or the number from which on all streams of this model are of one form."""
+        return min(self.cache.written, max(self.cache.sink + self.cache.window, DECODED_ALIKE))
+
+    def video(self, row: int) -> Self:
+        """One of the B videos, as a stream of its own."""
+        rows = slice(row, row + 1)
+        cache = replace(self.cache, keys=self.cache.keys[:, rows], values=self.cache.values[:, rows])
+        return replace(
+            self,
+            cache=cache.copy(),
+            decoder=self.decoder.clips(rows),
+            encoder=self.encoder and self.encoder.clips(rows),
+            forecast=self.forecast and self.forecast.videos(rows),
+            shown=self.shown and self.shown.clips(rows),
+            last=self.last[rows],
+            random=self.random[rows],
+        )
+
     def copy(self) -> Self:
         """The same moment, to go on from as often as one likes: everything else in a stream is never written to."""
         random = [torch.Generator() for _ in self.random]
         for new, old in zip(random, self.random, strict=True):
             new.set_state(old.get_state())
         return replace(self, cache=self.cache.copy(), random=random)
+
+
+def joined(streams: Sequence[Stream]) -> Stream:
+    """Streams of one generator as one, in a batch: their videos one after the other. ValueError if their ages differ.
+
+    From the age on at which the cache is full it does not matter when each began.
+    """
+    first, *others = streams
+    if any(stream.age != first.age for stream in others):
+        raise ValueError(f"streams of different ages, {sorted({stream.age for stream in streams})}, cannot be joined")
+    caches = [stream.cache for stream in streams]
+    if len({cache.written for cache in caches}) > 1:
+        caches = [cache.turned() for cache in caches]
+    cache = replace(
+        caches[0],
+        keys=torch.cat([cache.keys for cache in caches], dim=1),
+        values=torch.cat([cache.values for cache in caches], dim=1),
+    )
+    return replace(
+        first,
+        cache=cache,
+        decoder=first.decoder.with_clips(*(stream.decoder for stream in others)),
+        encoder=first.encoder and first.encoder.with_clips(*(stream.encoder for stream in others if stream.encoder)),
+        forecast=first.forecast
+        and first.forecast.with_videos(*(stream.forecast for stream in others if stream.forecast)),
+        shown=first.shown and first.shown.with_clips(*(stream.shown for stream in others if stream.shown)),
+        last=torch.cat([stream.last for stream in streams]),
+        random=[random for stream in streams for random in stream.random],
+    )
 
 
 @torch.inference_mode()
@@ -80,7 +132,7 @@ def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tu
     given = latents.new_ones(batch, 1)
     forecast = torch.zeros_like(latents) if generator.forecaster else None
     model(latents.to(model.dtype), 0 * given, conditioned=given, cache=cache, append=True, forecast=forecast)
-    shown, decoder = generator.tokenizer.decode_next(latents, None)
+    shown, decoder = generator.decoder.decode_next(latents, None)
     random = [torch.Generator().manual_seed(seed) for seed in seeds]
     forecasting = generator.forecaster is not None
     stream = Stream(
@@ -180,19 +232,19 @@ def keep(generator: Generator, stream: Stream, request: Request, latent: Tensor,
     with timed("cache"):
         remember(generator, stream, request, latent)
     with timed("decode"):
-        tokenizer, before = generator.tokenizer, stream.decoder
+        decoder, before = generator.decoder, stream.decoder
         if stream.encoder and stream.forecast and request.expected is not None:
-            begun = before if stream.forecast.latents == 1 else stream.shown
-            assert begun, "a forecast that goes on has been shown"
+            anew = torch.tensor([made == 1 for made in stream.forecast.latents], device=latent.device)
+            begun = before.where(anew, stream.shown) if stream.shown else before
             both = before.with_clips(begun)
             # In one batch: a small network takes no longer for two clips than for one.
-            films, both = tokenizer.decode_next(torch.cat((latent, request.expected)), both)
+            films, both = decoder.decode_next(torch.cat((latent, request.expected)), both)
             frames, shown = films.chunk(2)
-            stream.decoder, stream.shown = both.parted(len(latent))
+            stream.decoder, stream.shown = both.clips(slice(len(latent))), both.clips(slice(len(latent), None))
             frames = with_detail(frames, shown=shown, forecast=stream.forecast.frames)
-            _, stream.encoder = tokenizer.encode_next(frames, stream.encoder)
+            _, stream.encoder = generator.tokenizer.encode_next(frames, stream.encoder)
         else:
-            frames, stream.decoder = tokenizer.decode_next(latent, before)
+            frames, stream.decoder = decoder.decode_next(latent, before)
         stream.last = frames[:, -1]
     return frames
 

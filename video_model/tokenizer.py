@@ -43,18 +43,20 @@ class StreamState:
     def to(self, device: torch.device | str) -> Self:
         return type(self)(tuple(f.to(device) if isinstance(f, Tensor) else f for f in self.features))
 
-    def with_clips(self, other: Self) -> Self:
-        """Where the clips of both states stand, this one's first. Both have seen the same number of frames, or more
+    def with_clips(self, *others: Self) -> Self:
+        """Where the clips of all these states stand, this one's first. All have seen the same number of frames, or more
         than the network looks back."""
-        pairs = zip(self.features, other.features, strict=True)
-        return type(self)(tuple(torch.cat((a, cast(Tensor, b))) if isinstance(a, Tensor) else a for a, b in pairs))
+        places = zip(self.features, *(other.features for other in others), strict=True)
+        return type(self)(tuple(torch.cat(cast(Any, f)) if isinstance(f[0], Tensor) else f[0] for f in places))
 
-    def parted(self, clips: int) -> tuple[Self, Self]:
-        """The state of the first so many clips, and that of the others."""
-        return self._rows(slice(clips)), self._rows(slice(clips, None))
-
-    def _rows(self, rows: slice) -> Self:
+    def clips(self, rows: slice) -> Self:
+        """The state of some of the clips."""
         return type(self)(tuple(f[rows] if isinstance(f, Tensor) else f for f in self.features))
+
+    def where(self, rows: Tensor, other: Self) -> Self:
+        """This state for the clips that rows, bool (B,), says, the other for the rest; as for `with_clips`."""
+        pairs = zip(self.features, other.features, strict=True)
+        return type(self)(tuple(where_rows(rows, a, cast(Tensor, b)) if isinstance(a, Tensor) else a for a, b in pairs))
 
 
 class EncoderState(StreamState):
@@ -203,6 +205,11 @@ class Tokenizer(nn.Module):
         usable = values.isfinite().all()
         self.latents_mean.copy_(torch.where(usable, centre, self.latents_mean))
         self.latents_std.copy_(torch.where(usable, variance.sqrt(), self.latents_std))
+
+
+def where_rows(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """(B, ...): the rows of `one` that rows, bool (B,), says, and those of `other`."""
+    return torch.where(rows.view(-1, *[1] * (one.ndim - 1)), one, other)
 
 
 def _per_channel(values: Tensor) -> Tensor:

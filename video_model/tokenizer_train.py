@@ -40,12 +40,14 @@ def train(config: TokenizerConfig, *, preset: str, data: Sequence[Path], out: Pa
         seed=training.seed,
     )
 
+    @torch.no_grad()
     def evaluate(network: Tokenizer, step: int) -> dict[str, float]:
         device = next(network.parameters()).device
         batches = [batch.to(device) for batch in held_out]
         sheets = out / "samples"
         sheets.mkdir(exist_ok=True)
-        reconstruction_sheet(network, batches[0], sheets / f"step-{step}.png")
+        frames = batches[0].frames
+        reconstruction_sheet(frames, network.decode(network.encode(frames)), sheets / f"step-{step}.png")
         return evaluate_tokenizer(network, batches)
 
     def batches(position: DataPosition) -> Iterator[ClipBatch]:
@@ -123,34 +125,34 @@ def evaluate_tokenizer(model: Tokenizer, batches: Sequence[ClipBatch]) -> dict[s
         frames = batch.frames
         output = model(frames, sample=False)
         shown = output.reconstruction.clamp(-1, 1)
-        own.append(_frame_psnr(shown, frames).flatten())
-        first.append(_frame_psnr(shown, frames)[:, 0])
-        copy.append(_frame_psnr(frames[:, :1].expand_as(frames[:, 1:]), frames[:, 1:]).flatten())
-        edges.append(_edges(shown) / _edges(frames))
+        own.append(frame_psnr(shown, frames).flatten())
+        first.append(frame_psnr(shown, frames)[:, 0])
+        copy.append(frame_psnr(frames[:, :1].expand_as(frames[:, 1:]), frames[:, 1:]).flatten())
+        edges.append(edges_of(shown) / edges_of(frames))
         deviation = (0.5 * output.log_variance).exp().mean((0, 2, 3, 4))
         noise.append((deviation / output.mean.std((0, 2, 3, 4))).mean(0, keepdim=True))
     parts = {"psnr": own, "psnr_first_frame": first, "psnr_copy": copy, "edges": edges, "noise_share": noise}
     return {name: torch.cat(values).double().mean().item() for name, values in parts.items()}
 
 
-def _frame_psnr(guess: Tensor, frames: Tensor) -> Tensor:
+def frame_psnr(guess: Tensor, frames: Tensor) -> Tensor:
     """PSNR in dB of each frame, (B, T); both (B, T, 3, H, W) in [-1, 1]."""
     return psnr((guess.flatten(0, 1) + 1) / 2, (frames.flatten(0, 1) + 1) / 2).unflatten(0, frames.shape[:2])
 
 
-def _edges(frames: Tensor) -> Tensor:
+def edges_of(frames: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels of each clip: (B,)."""
     return frames.diff(dim=-1).abs().flatten(1).mean(1) + frames.diff(dim=-2).abs().flatten(1).mean(1)
 
 
-@torch.no_grad()
-def reconstruction_sheet(model: Tokenizer, batch: ClipBatch, path: Path, *, windows: int = 3, columns: int = 9) -> None:
-    """Write a PNG: for each of the first `windows` windows its frames, their reconstructions, and the error times 4."""
-    frames = batch.frames[:windows]
-    shown = model.decode(model.encode(frames))
-    quality = _frame_psnr(shown, frames).mean(1)
+def reconstruction_sheet(frames: Tensor, shown: Tensor, path: Path, *, windows: int = 3, columns: int = 9) -> None:
+    """Write a PNG: for each of the first `windows` windows its frames, their reconstructions, and the error times 4.
+
+    Both (B, T, 3, H, W) in [-1, 1].
+    """
+    quality = frame_psnr(shown, frames).mean(1)
     rows: list[tuple[str, Tensor]] = []
-    for number in range(len(frames)):
+    for number in range(min(len(frames), windows)):
         original, guess = frames[number, :columns], shown[number, :columns]
         rows += [("frames", original), (f"decoded\n{quality[number]:.1f} dB", guess)]
         rows.append(("error x 4", (guess - original).abs() * 4 - 1))
