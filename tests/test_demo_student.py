@@ -11,6 +11,7 @@ from scripts.demo_data import demo_set_path, demo_student_path
 from simulator.session import Session
 from video_model.films import as_films
 from video_model.following import cosine, motion_of
+from video_model.tiny_decoder import TinyDecoder
 
 LARGEST = 15e6
 
@@ -26,6 +27,7 @@ def test_its_robot_follows_controls_that_it_never_saw_and_stands_still_without()
     assert not {f"robot episode {episode.index}" for episode in episodes} & robot.learned_from
     windows = cut_windows(robot_recordings(robot, dataset, episodes), steps=8, each=2)
     session = Session(robot)
+    assert isinstance(session.generator.decoder, TinyDecoder)
     truth = as_films([window.frames for window in windows], "cpu")
     controls, before = (np.stack([getattr(window, name) for window in windows]) for name in ("controls", "before"))
 
