@@ -179,7 +179,10 @@ def _stats(values: np.ndarray) -> Stats:
 
 def _histogram(frames: np.ndarray) -> np.ndarray:
     """How often each value occurs in each channel of uint8 frames (T, H, W, 3): (3, 256)."""
-    return np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
+    counts = np.zeros((3, 256), np.int64)
+    for frame in frames:  # one at a time: bincount makes eight bytes of each
+        counts += [np.bincount(frame[..., channel].ravel(), minlength=256) for channel in range(3)]
+    return counts
 
 
 def _image_stats(histogram: np.ndarray, *, count: int) -> Stats:

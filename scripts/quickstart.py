@@ -108,6 +108,8 @@ def quickstart(out: Path, *, lam_steps: int, video_steps: int, student_steps: in
     write_text(out / "report.html", page)
     print(
         f"\nDone in {minutes:.1f} minutes: {out / 'report.html'}"
+        "\nDrive the student in a browser:"
+        f"\n  understudy serve {student.folder} --data {demo_set_path() / 'robot'} --split test"
         "\nThe commands above work on any folder of videos: put your own in place of the demo's."
         "\nThe whole cards, beside baselines and with controls, take some minutes more:"
         f"\n  understudy evaluate lam {run} {videos / 'test'} --html {out / 'lam.html'}"

@@ -7,5 +7,5 @@ cd "$repository"
 source scripts/setup.sh
 build=auto
 [ "${1:-}" = --cpu ] && { build=cpu; shift; }
-setup_environment "$build" sim
+setup_environment "$build" sim,serve
 exec understudy quickstart "$@"

@@ -7,7 +7,7 @@ cd "$repository"
 source scripts/setup.sh
 build=auto
 [ "${1:-}" = --cpu ] && { build=cpu; shift; }
-setup_environment "$build" dev,sim,hdf5
+setup_environment "$build" dev,sim,hdf5,serve
 ruff check .
 ruff format --check .
 basedpyright

@@ -7,6 +7,7 @@ from scripts.verbs_convert import convert_cosmos, convert_dreamdojo_lam, convert
 from scripts.verbs_data import data_check, data_demo, data_episodes, data_prepare, data_scan
 from scripts.verbs_evaluate import evaluate_align, evaluate_lam, evaluate_student, evaluate_video
 from scripts.verbs_machine import bench_decode, bench_lam, bench_student, bench_video, doctor, quickstart
+from scripts.verbs_serve import replay, serve
 from scripts.verbs_train import train_decoder, train_distill, train_lam, train_tokenizer, train_video
 from scripts.verbs_use import label, rollout
 
@@ -30,6 +31,8 @@ TREE: dict[str, Any] = {
     "align": align,
     "label": label,
     "rollout": rollout,
+    "serve": serve,
+    "replay": replay,
     "evaluate": {
         "lam": evaluate_lam,
         "video": evaluate_video,

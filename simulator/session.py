@@ -9,7 +9,6 @@ Axes: B sessions, T rows of controls, A columns, H x W pixels. Several sessions 
 with the axis B before all others; for a single one there is no such axis ("..." below).
 """
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -283,8 +282,3 @@ def checked_rows(rows: object, width: int) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"controls must be finite, not {array[~np.isfinite(array)][0]}")
     return array
-
-
-def frame_hash(frame: np.ndarray) -> str:
-    """SHA-256 of a frame's bytes, in hexadecimal: equal for equal frames and, in practice, for no others."""
-    return hashlib.sha256(frame.tobytes()).hexdigest()

@@ -11,7 +11,8 @@ from align.control_group import ControlGroup
 from align.embodiment import RobotEmbodiment
 from align.robot import Robot, video_embodiment
 from lam.model import LatentActionModel
-from simulator.session import LatestControls, Moment, QueuedControls, Session, Step, frame_hash, step_together
+from simulator.session import LatestControls, Moment, QueuedControls, Session, Step, step_together
+from simulator.takes import frame_hash
 from tests.test_video_model import randomise
 from tests.tiny_robot import CODE, DECODER, LAM, SIDE, TOKENIZER, VIDEO
 from video_model.films import as_films, as_pictures
