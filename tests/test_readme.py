@@ -59,9 +59,11 @@ def test_options_in_prose_exist(page: str, capsys: pytest.CaptureFixture[str]) -
         "train distill",
         "evaluate student",
         "bench student",
+        "serve",
+        "replay",
     ):
         assert cli.main([*verb.split(), "--help"]) == 0
-    known = capsys.readouterr().out + "--cpu --debug --shm-size"
+    known = capsys.readouterr().out + "--cpu --debug"
     assert [option for option in OPTION.findall(text) if option not in known] == []
 
 
