@@ -1,6 +1,6 @@
 """Train a tiny decoder to show the latents of a tokenizer, which stays as it is: build the stage, then `fit`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,21 +8,13 @@ from torch import Tensor, nn
 
 from common.config import to_dict
 from common.errors import UserError
-from common.training import DataPosition, Stage, fit
-from video_model.clip_batches import ClipBatch, evaluation_batches, open_split, stream
-from video_model.clips import ClipWindows
+from common.training import Stage, fit
+from video_model.clip_batches import ClipBatch
 from video_model.presets import TinyDecoderConfig
 from video_model.tiny_decoder import TinyDecoder, checkpoint_config
 from video_model.tokenizer import Tokenizer, load_tokenizer
 from video_model.tokenizer_loss import charbonnier, sharpness_error
-from video_model.tokenizer_train import (
-    EVALUATION_BATCH,
-    augment,
-    edges_of,
-    frame_psnr,
-    reconstruction_sheet,
-    window_config,
-)
+from video_model.tokenizer_train import augment, edges_of, frame_psnr, open_clips, reconstruction_sheet
 
 
 def train(config: TinyDecoderConfig, *, preset: str, tokenizer: Path, data: Sequence[Path], out: Path) -> Path:
@@ -40,33 +32,12 @@ def train(config: TinyDecoderConfig, *, preset: str, tokenizer: Path, data: Sequ
             hint="Choose another preset, or --model.channels and --model.patch-size that fit.",
         )
     torch.manual_seed(training.seed)
-    windows = window_config(config.data)
-    training_clips, validation_clips = open_split(
-        data, validation_share=config.data.validation_share, seed=training.seed
-    )
-    held_out = evaluation_batches(
-        validation_clips,
-        windows,
-        windows=config.data.validation_windows,
-        batch_size=EVALUATION_BATCH,
-        seed=training.seed,
-    )
+    clips = open_clips(config.data, training, data=data, out=out)
 
     def evaluate(decoder: TinyDecoder, step: int) -> dict[str, float]:
         sheets = out / "samples"
         sheets.mkdir(exist_ok=True)
-        return evaluate_decoder(decoder, full, held_out, sheet=sheets / f"step-{step}.png")
-
-    def batches(position: DataPosition) -> Iterator[ClipBatch]:
-        source = ClipWindows(
-            training_clips,
-            config=windows,
-            batch_size=position.batch_size,
-            seed=training.seed,
-            rank=position.rank,
-            world_size=position.world_size,
-        )
-        return stream(source, position, workers=training.workers, log=out / "quarantine.jsonl")
+        return evaluate_decoder(decoder, full, clips.held_out, sheet=sheets / f"step-{step}.png")
 
     given = {"tokenizer": str(tokenizer), "folders": [str(path) for path in data]}
     stage = Stage(
@@ -75,7 +46,7 @@ def train(config: TinyDecoderConfig, *, preset: str, tokenizer: Path, data: Sequ
         loss=lambda network, batch: loss(
             network, augment(batch, config.augment), full, sharpness_weight=config.sharpness_weight
         ),
-        batches=batches,
+        batches=clips.batches,
         evaluate=evaluate,  # type: ignore[arg-type]
         config={"preset": preset, **given, **to_dict(config)},
         checkpoint_config=checkpoint_config(config, preset=preset, latent_channels=full.z_dim),

@@ -1,12 +1,13 @@
 """Train a tokenizer on folders of video: build the stage, then `fit`; and what training follows on held-out clips."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.config import to_dict
+from common.config import TrainingConfig, to_dict
 from common.errors import UserError
 from common.metrics import psnr
 from common.sheets import write_sheet
@@ -28,31 +29,55 @@ def train(config: TokenizerConfig, *, preset: str, data: Sequence[Path], out: Pa
         raise UserError("a tokenizer cannot recompute activations", hint="Train on a smaller --augment.crop instead.")
     torch.manual_seed(training.seed)
     model = build_tokenizer(config.model)
-    windows = window_config(config.data)
-    training_clips, validation_clips = open_split(
-        data, validation_share=config.data.validation_share, seed=training.seed
-    )
-    held_out = evaluation_batches(
-        validation_clips,
-        windows,
-        windows=config.data.validation_windows,
-        batch_size=EVALUATION_BATCH,
-        seed=training.seed,
-    )
+    clips = open_clips(config.data, training, data=data, out=out)
 
     @torch.no_grad()
     def evaluate(network: Tokenizer, step: int) -> dict[str, float]:
         device = next(network.parameters()).device
-        batches = [batch.to(device) for batch in held_out]
+        batches = [batch.to(device) for batch in clips.held_out]
         sheets = out / "samples"
         sheets.mkdir(exist_ok=True)
         frames = batches[0].frames
         reconstruction_sheet(frames, network.decode(network.encode(frames)), sheets / f"step-{step}.png")
         return evaluate_tokenizer(network, batches)
 
+    stage = Stage(
+        name=f"train tokenizer {preset}",
+        model=model,
+        loss=lambda network, batch: loss(
+            network, augment(batch, config.augment), config.loss, lead_in=config.data.lead_in
+        ),
+        batches=clips.batches,
+        evaluate=evaluate,  # type: ignore[arg-type]
+        config={"preset": preset, "folders": [str(path) for path in data], **to_dict(config)},
+        checkpoint_config=checkpoint_config(config, preset=preset),
+        card=lambda step, numbers: _card(config, preset=preset, data=data, out=out, step=step, numbers=numbers),
+    )
+    return fit(stage, training, out)
+
+
+@dataclass(frozen=True)
+class TrainingClips:
+    """What a tokenizer, or a decoder of its latents, is trained on."""
+
+    batches: Callable[[DataPosition], Iterator[ClipBatch]]
+    held_out: list[ClipBatch]
+    """Of files that training never sees."""
+
+
+def open_clips(
+    config: TokenizerDataConfig, training: TrainingConfig, *, data: Sequence[Path], out: Path
+) -> TrainingClips:
+    """data: video folders; out: the run's folder, for a log of files that cannot be read."""
+    windows = window_config(config)
+    clips, held_out_clips = open_split(data, validation_share=config.validation_share, seed=training.seed)
+    held_out = evaluation_batches(
+        held_out_clips, windows, windows=config.validation_windows, batch_size=EVALUATION_BATCH, seed=training.seed
+    )
+
     def batches(position: DataPosition) -> Iterator[ClipBatch]:
         source = ClipWindows(
-            training_clips,
+            clips,
             config=windows,
             batch_size=position.batch_size,
             seed=training.seed,
@@ -61,19 +86,7 @@ def train(config: TokenizerConfig, *, preset: str, data: Sequence[Path], out: Pa
         )
         return stream(source, position, workers=training.workers, log=out / "quarantine.jsonl")
 
-    stage = Stage(
-        name=f"train tokenizer {preset}",
-        model=model,
-        loss=lambda network, batch: loss(
-            network, augment(batch, config.augment), config.loss, lead_in=config.data.lead_in
-        ),
-        batches=batches,
-        evaluate=evaluate,  # type: ignore[arg-type]
-        config={"preset": preset, "folders": [str(path) for path in data], **to_dict(config)},
-        checkpoint_config=checkpoint_config(config, preset=preset),
-        card=lambda step, numbers: _card(config, preset=preset, data=data, out=out, step=step, numbers=numbers),
-    )
-    return fit(stage, training, out)
+    return TrainingClips(batches, held_out)
 
 
 def window_config(data: TokenizerDataConfig) -> WindowConfig:
