@@ -95,7 +95,15 @@ class ReEncoding:
             with watch("cache"):
                 cache = self._filled_cache(latents)
             stream = Stream(
-                cache, DecoderState(()), encoder, None, None, past[:, -1], [self.random], latents[0, :, :1].shape
+                cache,
+                DecoderState(()),
+                encoder,
+                forecast=None,
+                shown=None,
+                last=past[:, -1],
+                first=None,
+                random=[self.random],
+                shape=latents[0, :, :1].shape,
             )
             with watch("forecast"):
                 request = next_request(generator, stream, torch.from_numpy(actions)[None], embodiment=LATENT)

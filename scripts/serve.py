@@ -42,6 +42,7 @@ class Served:
     fps: float | None = None
     """Frames shown per second; by default the model's rate."""
     steps: int | None = None
+    still_camera: bool = False
     policy: str | None = None
     prompt: str = ""
 
@@ -63,6 +64,7 @@ def demo(
         split=DEMO_EPISODES,
         fps=fps or DEMO_FPS,
         steps=steps,
+        still_camera=True,
         policy=policy,
         prompt=prompt,
     )
@@ -126,7 +128,7 @@ def open_engine(served: Served) -> "Engine":
     from simulator.engine import Engine
     from simulator.replay import origin_of
 
-    session = open_session(served.checkpoint, served.robot, steps=served.steps)
+    session = open_session(served.checkpoint, served.robot, steps=served.steps, still_camera=served.still_camera)
     scenes = scenes_of(
         session.robot or session.generator,
         served.data,
@@ -159,7 +161,7 @@ def open_engine(served: Served) -> "Engine":
     return engine
 
 
-def open_session(checkpoint: Path, robot: str | None, *, steps: int | None) -> "Session":
+def open_session(checkpoint: Path, robot: str | None, *, steps: int | None, still_camera: bool) -> "Session":
     """A robot of the checkpoint, or, where it knows none, its generator; on a GPU, if there is one, in bfloat16."""
     import torch
 
@@ -176,7 +178,7 @@ def open_session(checkpoint: Path, robot: str | None, *, steps: int | None) -> "
     if torch.cuda.is_available():
         generator.to("cuda")
         torch.nn.Module.to(generator.model, torch.bfloat16)
-    session = Session(driven, steps=steps)
+    session = Session(driven, steps=steps, still_camera=still_camera)
     if torch.cuda.is_available():
         half = torch.autocast("cuda", dtype=torch.bfloat16)
         session.reset, session.step = half(session.reset), half(session.step)
@@ -203,7 +205,9 @@ def replay_recording(folder: Path, checkpoint: Path | None) -> "ReplayReport":
     if not source.exists():
         raise UserError(f"{source} does not exist", hint="Where is the model now? --checkpoint CHECKPOINT")
     known = origin or {}
-    session = open_session(source, known.get("robot"), steps=known.get("steps"))
+    session = open_session(
+        source, known.get("robot"), steps=known.get("steps"), still_camera=known.get("still_camera", False)
+    )
     total = sum(len(filmed.take.passes) for filmed in recording.takes)
     with tqdm(desc="making it again", total=total, unit=" passes", disable=None, leave=False) as bar:
         try:

@@ -27,6 +27,7 @@ def serve(words: list[str], program: str) -> None:
         actions: Path | None = None,
         fps: float | None = None,
         steps: int | None = None,
+        still_camera: bool = False,
         host: str = "127.0.0.1",
         port: int = 8765,
         token: str | None = None,
@@ -52,6 +53,7 @@ def serve(words: list[str], program: str) -> None:
             actions: For latent actions: a folder of what `understudy label` wrote, to play recorded actions.
             fps: Frames shown per second; by default the model's rate. Each pass makes four.
             steps: Sampling steps per latent; by default as the model was trained for.
+            still_camera: The camera does not move: what looks as in the first picture is shown as there.
             host: Address to listen at. Any but this machine's own asks for a token.
             port: Port to listen at; 0 for any that is free.
             token: What those who connect must know; by default made where it is needed.
@@ -78,7 +80,9 @@ def serve(words: list[str], program: str) -> None:
         served = (
             served_demo(recordings, fps=fps, steps=steps, policy=policy, prompt=prompt)
             if checkpoint is None
-            else Served(checkpoint, data, recordings, robot, split, camera, actions, fps, steps, policy, prompt)
+            else Served(
+                checkpoint, data, recordings, robot, split, camera, actions, fps, steps, still_camera, policy, prompt
+            )
         )
         run_server(
             served,
@@ -112,7 +116,7 @@ def replay(words: list[str], program: str) -> None:
         if json:
             json.write_text(report.to_json(), encoding="utf-8")
         if not report.same_model:
-            print("this is not the model that made the recording: checksum, robot or steps differ")
+            print("this is not the model that made the recording: checksum, robot, steps or camera differ")
         if not report.same_machine:
             print("the recording was made on another device, or with other versions: frames may differ in the last bit")
         print(

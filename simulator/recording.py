@@ -51,6 +51,7 @@ class Origin:
     robot: str | None
     steps: int
     """From noise to a latent."""
+    still_camera: bool
     machine: str
     """Device and versions: only the same make the same frames, bit for bit."""
 

@@ -25,7 +25,7 @@ class ReplayReport:
     first_unequal: int | None
     """Number of the first frame that is another, counted through all takes from 1; None if all are equal."""
     same_model: bool
-    """Whether the checkpoint has the recorded one's checksum, robot and steps."""
+    """Whether the checkpoint has the recorded one's checksum, robot, steps and kind of camera."""
     same_machine: bool
     """Whether device and versions are the recorded ones; on others, frames may differ in the last bit."""
 
@@ -64,7 +64,7 @@ def replay(
         frames=frames,
         equal=equal,
         first_unequal=first_unequal,
-        same_model=all(then.get(key) == getattr(origin, key) for key in ("checksum", "robot", "steps")),
+        same_model=all(then.get(key) == getattr(origin, key) for key in ("checksum", "robot", "steps", "still_camera")),
         same_machine=then.get("machine") == origin.machine,
     )
 
@@ -72,7 +72,14 @@ def replay(
 def origin_of(checkpoint: Path, session: Session) -> Origin:
     """What recordings of the session will say of its model."""
     robot = session.robot.embodiment.name if session.robot else None
-    return Origin(str(checkpoint), checksum(checkpoint), robot, session.steps, machine(session.generator.device))
+    return Origin(
+        str(checkpoint),
+        checksum(checkpoint),
+        robot,
+        session.steps,
+        session.still_camera,
+        machine(session.generator.device),
+    )
 
 
 def checksum(checkpoint: Path) -> str:

@@ -2,8 +2,8 @@
 
 A session drives a robot (`align.robot`), or a plain generator with latent actions. Where it stands is a value, a
 `Moment`, so that many sessions share one model, and each can go back. Same first picture, seed and controls: same
-frames, whether they come in chunks or all at once (`Robot.rollout`, which takes the full decoder). Sessions that begin
-at different times go on in one batch by `step_together`.
+frames, whether they come in chunks or all at once (`Robot.rollout`, which has the full decoder and a camera that may
+move). Sessions that begin at different times go on in one batch by `step_together`.
 
 Axes: B sessions, T rows of controls, A columns, H x W pixels. Several sessions that begin together are one `Session`
 with the axis B before all others; for a single one there is no such axis ("..." below).
@@ -78,11 +78,17 @@ class Session:
     """One live session, or several that began together."""
 
     def __init__(
-        self, driven: Robot | Generator, *, steps: int | None = None, decoder: Literal["tiny", "full"] = "tiny"
+        self,
+        driven: Robot | Generator,
+        *,
+        steps: int | None = None,
+        decoder: Literal["tiny", "full"] = "tiny",
+        still_camera: bool = False,
     ) -> None:
         """steps: from noise to a latent, by default as the model's config says; ValueError below 1.
 
         decoder: what makes frames of latents. The tiny one is quicker; where the model has none, it is the full one.
+        still_camera: it does not move; what looks as in the first frame is shown as there, for as long as one likes.
         """
         if steps is not None and steps < 1:
             raise ValueError(f"a latent takes at least 1 step, not {steps}")
@@ -90,6 +96,7 @@ class Session:
         generator = driven.generator if isinstance(driven, Robot) else driven
         self.generator = generator.live() if decoder == "tiny" else generator
         self.steps = steps or self.generator.config.sampling_steps
+        self.still_camera = still_camera
         self._moment: Moment | None = None
 
     @property
@@ -117,7 +124,7 @@ class Session:
             raise ValueError(f"{len(frames)} first frames and {len(past)} rows of controls before them do not fit")
         seeds = [seed + i for i in range(len(frames))]
         pictures = as_films(list(frames[:, None]), self.generator.device)[:, 0]
-        stream, shown = start(self.generator, pictures, seeds=seeds)
+        stream, shown = start(self.generator, pictures, seeds=seeds, still_camera=self.still_camera)
         self._moment = Moment(stream, past[:, None], 0, batched)
         return as_pictures(shown if batched else shown[0])
 
@@ -148,6 +155,11 @@ class Session:
     def restore(self, moment: Moment) -> None:
         """Go on from a snapshot: the same controls make the same frames, bit for bit."""
         self._moment = replace(moment, stream=moment.stream.copy())
+
+    @property
+    def _kind(self) -> tuple[object, ...]:
+        """What those have in common that can step together."""
+        return self.generator.model, self.generator.decoder, self.robot, self.steps, self.still_camera
 
     def _now(self) -> Moment:
         if self._moment is None:
@@ -211,8 +223,8 @@ def step_together(sessions: Sequence[Session], controls: Sequence[np.ndarray]) -
     """
     lead = sessions[0]
     for session in sessions:
-        if (session.generator.model, session.robot, session.steps) != (lead.generator.model, lead.robot, lead.steps):
-            raise ValueError("sessions that step together are over one model and take the same number of steps")
+        if session._kind != lead._kind:
+            raise ValueError("sessions that step together are over one model, with the same settings")
     moments = [session._now() for session in sessions]
     if any(moment.batched for moment in moments):
         raise ValueError("sessions that step together are single ones")

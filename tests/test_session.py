@@ -338,11 +338,33 @@ def test_sessions_begun_at_any_time_step_together_as_each_does_alone(driven: dic
     assert np.abs(made[3].frames.astype(int) - made[4].frames).mean() > 3, "their films differ"
 
 
+@pytest.mark.parametrize("kind", ["latent", "adapter"])
+def test_under_a_still_camera_what_looks_as_at_first_is_the_first_frame(
+    driven: dict[str, Robot | Generator], kind: str
+):
+    which, robot = driven[kind], isinstance(driven[kind], Robot)
+    rows = controls(20, width=WIDTH if robot else CODE)
+    moving, still, other = (Session(which, still_camera=still) for still in (False, True, True))
+    for number, session in enumerate((moving, still, other)):
+        session.reset(picture(number // 2), seed=0, before=BEFORE if robot else None)
+    free = [moving.step(rows[first : first + 4]).frames for first in range(0, 20, 4)]
+    held = [still.step(rows[first : first + 4]).frames for first in range(0, 20, 4)]
+    first = picture().astype(int)
+    nearer = np.abs(held[-1] - first).mean((0, 3)) <= np.abs(free[-1] - first).mean((0, 3)) + 1
+    assert not np.array_equal(free[-1], held[-1]) and nearer.mean() > 0.9
+    other.step(rows[:4])
+    joint = joined([other.snapshot().stream, other.snapshot().stream])
+    alone = joint.video(1).first
+    assert joint.first and alone and torch.equal(alone.frame[0], joint.first.frame[1])
+    with pytest.raises(ValueError, match="same settings"):
+        step_together([moving, still], [rows[:4], rows[:4]])
+
+
 def test_what_cannot_step_together_is_refused(driven: dict[str, Robot | Generator]):
     session, rows = begun(driven["latent"]), controls(4, width=CODE)
     with pytest.raises(ValueError, match="over one model"):
         step_together([session, begun(driven["latent with forecast"])], [rows, rows])
-    with pytest.raises(ValueError, match="same number of steps"):
+    with pytest.raises(ValueError, match="same settings"):
         step_together([session, begun(driven["latent"], steps=1)], [rows, rows])
     many = Session(driven["latent"])
     many.reset(picture()[None], seed=0)

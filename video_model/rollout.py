@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from video_model.cache import KVCache
-from video_model.detail import with_detail
+from video_model.detail import FirstFrame, with_detail
 from video_model.flow import at_level, sampling_times
 from video_model.forecast import Forecast
 from video_model.generator import LATENT, Generator
@@ -25,6 +25,8 @@ from video_model.layers import Actions
 from video_model.presets import TIME_FACTOR
 from video_model.tokenizer import DecoderState, EncoderState
 
+STILL_LATENTS = 2
+"""Latents after the first that a still film is shown for, to see how it looks."""
 DECODED_ALIKE = 3
 """Latents after which a decoder's or encoder's state has the form that it keeps."""
 
@@ -49,6 +51,8 @@ class Stream:
     """What has decoded the latents up to where the forecast began, and then the forecast's."""
     last: Tensor
     """(B, 3, H, W): the last frames."""
+    first: FirstFrame | None
+    """None where the camera may move."""
     random: list[torch.Generator]
     """One for each video, so that a video does not depend on which others are made with it."""
     shape: torch.Size
@@ -75,6 +79,7 @@ class Stream:
             forecast=self.forecast and self.forecast.videos(rows),
             shown=self.shown and self.shown.clips(rows),
             last=self.last[rows],
+            first=self.first and FirstFrame(self.first.frame[rows], self.first.shown[rows]),
             random=self.random[rows],
         )
 
@@ -111,14 +116,24 @@ def joined(streams: Sequence[Stream]) -> Stream:
         and first.forecast.with_videos(*(stream.forecast for stream in others if stream.forecast)),
         shown=first.shown and first.shown.with_clips(*(stream.shown for stream in others if stream.shown)),
         last=torch.cat([stream.last for stream in streams]),
+        first=_joined_first([stream.first for stream in streams if stream.first]),
         random=[random for stream in streams for random in stream.random],
     )
 
 
+def _joined_first(parts: list[FirstFrame]) -> FirstFrame | None:
+    if not parts:
+        return None
+    return FirstFrame(torch.cat([part.frame for part in parts]), torch.cat([part.shown for part in parts]))
+
+
 @torch.inference_mode()
-def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tuple[Stream, Tensor]:
+def start(
+    generator: Generator, first_frames: Tensor, *, seeds: list[int], still_camera: bool = False
+) -> tuple[Stream, Tensor]:
     """first_frames (B, 3, H, W) in [-1, 1] -> a stream, and the same frames as its film shows them.
 
+    still_camera: it does not move, so that what looks as in the first frames is shown as in these, for ever.
     ValueError if the pictures have another size than those of training.
     """
     size, model = (generator.config.data.height, generator.config.data.width), generator.model
@@ -136,7 +151,15 @@ def start(generator: Generator, first_frames: Tensor, *, seeds: list[int]) -> tu
     random = [torch.Generator().manual_seed(seed) for seed in seeds]
     forecasting = generator.forecaster is not None
     stream = Stream(
-        cache, decoder, encoder if forecasting else None, None, None, first_frames, random, latents.shape[1:]
+        cache,
+        decoder,
+        encoder if forecasting else None,
+        forecast=None,
+        shown=None,
+        last=first_frames,
+        first=_first_frame(generator, first_frames) if still_camera else None,
+        random=random,
+        shape=latents.shape[1:],
     )
     return stream, first_frames if forecasting else shown[:, 0]
 
@@ -227,6 +250,12 @@ def remember(generator: Generator, stream: Stream, request: Request, latent: Ten
     )
 
 
+def _first_frame(generator: Generator, frames: Tensor) -> FirstFrame:
+    """frames (B, 3, H, W), and what becomes of them where nothing happens."""
+    still = frames[:, None].expand(-1, 1 + STILL_LATENTS * TIME_FACTOR, -1, -1, -1)
+    return FirstFrame(frames, generator.decoder.decode(generator.tokenizer.encode(still))[:, -1])
+
+
 def keep(generator: Generator, stream: Stream, request: Request, latent: Tensor, *, timed: Timed = untimed) -> Tensor:
     """Take a latent (B, C, 1, h, w) into the stream, as a part of its past; returns its frames (B, 4, 3, H, W)."""
     with timed("cache"):
@@ -239,12 +268,14 @@ def keep(generator: Generator, stream: Stream, request: Request, latent: Tensor,
             both = before.with_clips(begun)
             # In one batch: a small network takes no longer for two clips than for one.
             films, both = decoder.decode_next(torch.cat((latent, request.expected)), both)
-            frames, shown = films.chunk(2)
+            made, shown = films.chunk(2)
             stream.decoder, stream.shown = both.clips(slice(len(latent))), both.clips(slice(len(latent), None))
-            frames = with_detail(frames, shown=shown, forecast=stream.forecast.frames)
+            frames = with_detail(made, shown=shown, forecast=stream.forecast.frames)
+            frames = stream.first.seen_in(frames, made=made) if stream.first else frames
             _, stream.encoder = generator.tokenizer.encode_next(frames, stream.encoder)
         else:
-            frames, stream.decoder = decoder.decode_next(latent, before)
+            made, stream.decoder = decoder.decode_next(latent, before)
+            frames = stream.first.seen_in(made, made=made) if stream.first else made
         stream.last = frames[:, -1]
     return frames
 
