@@ -16,7 +16,7 @@ from lam.dreamdojo import DreamDojoLam
 from lam.model import LatentActionModel
 from lam.presets import LamConfig, LamModelConfig
 from video_model.clip_batches import LabelledWindows, clip_batch
-from video_model.detail import with_detail
+from video_model.detail import FirstFrame, with_detail
 from video_model.forecast import Forecaster
 from video_model.generator import LATENT, Embodiment, Generator, build_video_model
 from video_model.labels import Labels
@@ -201,6 +201,19 @@ def test_detail_is_given_back_where_model_and_forecast_agree() -> None:
     others = torch.ones(2, 4, dtype=torch.bool)
     others[0, 2] = False
     torch.testing.assert_close(given[others], forecast[others])
+
+
+def test_under_a_still_camera_the_first_frame_is_shown_where_nothing_has_changed() -> None:
+    torch.manual_seed(0)
+    frame, shown = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    made = shown[:, None].repeat(1, 4, 1, 1, 1)
+    made[1, 3, :, :, 8:] += 0.5
+    film = torch.rand(2, 4, 3, 16, 16)
+    given = FirstFrame(frame, shown).seen_in(film, made=made)
+    torch.testing.assert_close(given[0], frame[:1].expand(4, -1, -1, -1))
+    torch.testing.assert_close(given[1, :3], frame[1:].expand(3, -1, -1, -1))
+    torch.testing.assert_close(given[1, 3, :, :, :5], frame[1, :, :, :5])
+    torch.testing.assert_close(given[1, 3, :, :, 11:], film[1, 3, :, :, 11:])
 
 
 def test_of_another_bodys_actions_nothing_is_forecast(forecaster: Forecaster, tokenizer: Tokenizer) -> None:
