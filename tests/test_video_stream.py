@@ -224,3 +224,18 @@ def test_a_stream_in_bf16_is_close(autocast: bool):
             streamed = torch.cat(stream(model, cache, latents, timesteps), dim=2)
     assert streamed.dtype == torch.bfloat16
     assert (streamed.float() - exact).square().mean() < 1e-2 * exact.square().mean()
+
+
+@pytest.mark.parametrize("written", [4, 5, 6, 7, 8])
+def test_a_full_cache_is_turned_to_begin_with_its_oldest_latent(written: int) -> None:
+    """Latent n, when it is written, is a tensor of n; the sink keeps latent 0, the ring of three the last ones."""
+    kept = torch.tensor([0.0, *range(written - 3, written)])
+    keys = torch.empty(1, 1, 1, 4, 1, 2)
+    for place in range(4):
+        latent = 0 if place == 0 else max(n for n in range(1, written) if (n - 1) % 3 == place - 1)
+        keys[:, :, :, place] = latent
+    cache = KVCache(keys, -keys, sink=1, window=3, written=written)
+    turned = cache.turned()
+    assert turned.keys[0, 0, 0, :, 0, 0].tolist() == kept.tolist() and torch.equal(turned.values, -turned.keys)
+    assert turned.positions().tolist() == [0, 1, 2, 3] and turned.slot().tolist() == [1], "the next replaces the oldest"
+    assert cache.keys is keys and cache.written == written
