@@ -161,7 +161,7 @@ def open_engine(served: Served) -> "Engine":
     return engine
 
 
-def open_session(checkpoint: Path, robot: str | None, *, steps: int | None, still_camera: bool) -> "Session":
+def open_session(checkpoint: Path, robot: str | None, *, steps: int | None, still_camera: bool = False) -> "Session":
     """A robot of the checkpoint, or, where it knows none, its generator; on a GPU, if there is one, in bfloat16."""
     import torch
 
