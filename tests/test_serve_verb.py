@@ -229,7 +229,9 @@ def test_the_demo_from_launch_to_ctrl_c(tmp_path: Path):
         assert "a control can matter every 200 ms" in child.stdout.readline()
         with Client(link[0]) as robot:
             first = robot.reset(seed=1)
-            assert not np.array_equal(robot.step(robot.controls)[-1], first)
+            held = robot.step(robot.controls)[-1].astype(int)
+            moved = robot.step(robot.controls + np.array([0.1, 0, 0, 0, 0]))[-1].astype(int)
+            assert np.abs(held - first).mean() < 1 < np.abs(moved - first).mean()
         with urllib.request.urlopen(f"{link[0]}recordings", timeout=10) as listed:
             assert json.load(listed) == {"recordings": []}
         child.send_signal(signal.SIGINT)
