@@ -103,7 +103,7 @@ def test_another_network_may_be_the_teacher(checkpoint: Path, tmp_path: Path):
 
 def test_a_student_with_a_tiny_decoder_is_timed_with_both(checkpoint: Path, tmp_path: Path):
     small_copy(checkpoint, tmp_path / "quick", decoder=write_tiny_decoder(tmp_path / "decoder"))
-    found = bench_student(tmp_path / "quick", latents=2)
+    found = bench_student(tmp_path / "quick", latents=15)  # a median that a busy machine does not move
     assert found.full_decoder and found.full_decoder.steps == found.student.steps
     assert found.student.parts["decode"].p50 < found.full_decoder.parts["decode"].p50
     assert bench_student(checkpoint, latents=1).full_decoder is None
