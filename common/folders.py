@@ -260,11 +260,16 @@ def _walk(root: Path) -> _Found:
                 continue
             if _is_folder(entry):
                 (linked_folders if entry.is_symlink() else folders).append(Path(entry.path))
-            elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+            elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES or _leads_nowhere(entry):
                 _take_file(found, entry, Path(entry.path).relative_to(root).as_posix())
             elif entry.name not in series:
                 found.ignored += 1
     return found
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """A link without an end, whatever its name: it may have been a folder of videos."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

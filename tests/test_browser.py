@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -49,26 +49,26 @@ def browser() -> "Iterator[Browser]":
         opened.close()
 
 
-@pytest.fixture
-def desktop(browser: "Browser") -> "Iterator[BrowserContext]":
-    context = browser.new_context(**DESKTOP)
+def window(browser: "Browser", options: dict[str, Any]) -> "Iterator[BrowserContext]":
+    context = browser.new_context(**options)
     yield context
     context.close()
+
+
+@pytest.fixture
+def desktop(browser: "Browser") -> "Iterator[BrowserContext]":
+    yield from window(browser, DESKTOP)
 
 
 @pytest.fixture
 def other(browser: "Browser") -> "Iterator[BrowserContext]":
     """Another window: a tab in the background shows nothing."""
-    context = browser.new_context(**DESKTOP)
-    yield context
-    context.close()
+    yield from window(browser, DESKTOP)
 
 
 @pytest.fixture
 def phone(browser: "Browser") -> "Iterator[BrowserContext]":
-    context = browser.new_context(**PHONE)
-    yield context
-    context.close()
+    yield from window(browser, PHONE)
 
 
 @pytest.fixture

@@ -158,9 +158,11 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (root / "again").symlink_to(root / "sub")  # the same folder under a second name: its clips must not count twice
     (root / "sub/up").symlink_to(root)
     (root / "file.mp4").symlink_to(tmp_path / "elsewhere/far.mp4")
+    (root / "gone").symlink_to(tmp_path / "deleted")
     folder = open_folder(root)
     assert [clip.name for clip in folder.clips] == ["a_link/far.mp4", "file.mp4", "sub/near.mp4"]
-    assert [file.name for file in folder.bad] == ["again", "sub/up"]
+    assert [file.name for file in folder.bad] == ["again", "gone", "sub/up"]
+    assert "a link that leads nowhere" in folder.bad[1].reason and not folder.ignored
 
 
 def test_the_root_itself_may_be_a_series_of_images(tmp_path: Path) -> None:
